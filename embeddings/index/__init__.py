@@ -1,0 +1,1 @@
+"""Nearest neighbours over the vectors of a collection."""

@@ -1,0 +1,311 @@
+"""Imagery in, a collection out: plan, fit, encode, stage, publish. Resumable and cancellable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from embeddings import codec, encoders
+from embeddings.encoders import Encoder
+from embeddings.errors import (
+    BandError,
+    CancelledError,
+    CollectionExistsError,
+    InputError,
+    NoDataError,
+    SpecMismatchError,
+)
+from embeddings.grid import MajorTomGrid
+from embeddings.raster_job import EmbedReport, Progress, RasterJob, nodata_rule, scene_time
+from embeddings.sources.chips import Batch, ChipGrid, chip_layout, polygons
+from embeddings.sources.raster import RESAMPLING, RasterScene, fingerprint
+from embeddings.spec import ChipLayout, Dtype, EmbeddingSpec, Preprocessing
+from embeddings.store import Collection, Scene, Store
+from embeddings.store.layout import COLLECTION_FILE, check_name, check_scene, scene_from
+from embeddings.store.order import hilbert_index
+from embeddings.store.schema import embedding_array, rows_per_part
+from embeddings.store.writer import CollectionWriter, batch_table
+
+__all__ = ["EmbedReport", "Progress", "RasterJob", "embed_raster"]
+
+GRID_KM = 10.0
+SAMPLE_CHIPS = 4096
+SAMPLE_ROWS = 64
+SEED = 0
+
+
+def embed_raster(
+    job: RasterJob,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> EmbedReport:
+    """Embed one scene into a collection, resuming what an earlier run left.
+
+    Running it again with the same inputs does nothing. Raises TerrakinError with nothing left
+    half-done; CancelledError when ``cancelled`` says so, after which the same call goes on.
+    """
+    check_name(job.collection)
+    encoders.check_encoder(job.encoder)
+    if job.dtype not in get_args(Dtype):
+        raise InputError(
+            f"'{job.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
+        )
+    if not job.files:
+        raise InputError("No file was given. Name the bands of the scene.")
+    nodata, detect = nodata_rule(job.nodata)
+    time = scene_time(job)
+    identity = json.dumps([nodata, detect, job.offset, time and time.isoformat(), SEED])
+    mark = fingerprint(job.files, identity)
+    with RasterScene.open(
+        job.files, nodata=nodata, detect_nodata=detect, offset=job.offset
+    ) as scene:
+        layout = chip_layout(scene, job.chip, job.stride)
+        run = _Run(job, scene, ChipGrid(scene, layout), time, mark, progress, cancelled)
+        store = Store.create(job.store)
+        with store.writing():
+            return run.into(store)
+
+
+@dataclass
+class _Run:
+    """One scene on its way into one collection."""
+
+    job: RasterJob
+    scene: RasterScene
+    grid: ChipGrid
+    time: datetime | None
+    mark: str
+    progress: Callable[[Progress], None]
+    cancelled: Callable[[], bool]
+
+    def into(self, store: Store) -> EmbedReport:
+        target = store.path / self.job.collection
+        if not self.job.replace or not (target / COLLECTION_FILE).exists():
+            return self._embed(target)
+        # The old collection serves until the new one stands; then they change places.
+        fresh = store.path / f".replacing-{self.job.collection}"
+        if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
+            store.discard(fresh)
+        report = self._embed(fresh)
+        store.discard(target)
+        fresh.rename(target)
+        Collection.load(target).save()
+        return report
+
+    def _goes_on(self, folder: Path) -> bool:
+        known = Collection.load(folder).scene(self._scene_id())
+        return known is not None and known.fingerprint == self.mark
+
+    def _embed(self, folder: Path) -> EmbedReport:
+        scene_id = self._scene_id()
+        if (folder / COLLECTION_FILE).exists():
+            spec, encoder = self._continue(Collection.load(folder), scene_id)
+            writer = CollectionWriter.resume(folder)
+        else:
+            spec, encoder = self._fit()
+            writer = CollectionWriter.begin(folder, spec, self.job.licence, encoder.save)
+        known = writer.collection.scene(scene_id)
+        resumed = known.embedded if known else 0
+        if known is None or not known.complete:
+            writer.begin_scene(self._scene_record(scene_id))
+            resumed += self._write(writer, scene_id, spec, encoder)
+            writer.finish_scene(scene_id)
+        done = writer.scene(scene_id)
+        if not done.embedded:
+            writer.drop_scene(scene_id)
+            raise NoDataError(
+                f"Scene '{scene_id}' has no chip whose pixels all have data; nothing "
+                "was added. Choose a smaller --chip, or check --nodata."
+            )
+        return EmbedReport(
+            self.job.collection,
+            scene_id,
+            done.planned,
+            done.embedded,
+            done.absent,
+            resumed,
+            done.notes,
+        )
+
+    def _scene_id(self) -> str:
+        if self.job.scene is not None:
+            return check_scene(self.job.scene)
+        first = Path(self.job.files[0]).absolute()
+        return scene_from(first.stem if len(self.job.files) == 1 else first.parent.name)
+
+    def _continue(self, collection: Collection, scene_id: str) -> tuple[EmbeddingSpec, Encoder]:
+        known = collection.scene(scene_id)
+        if known is not None and known.fingerprint != self.mark:
+            raise CollectionExistsError(
+                f"Collection '{collection.id}' holds a scene '{scene_id}' made from other files or "
+                "settings. Name this one with --scene, or make the collection anew with --replace."
+            )
+        stored = collection.spec
+        encoder = encoders.load(collection.path)
+        if encoder.bands != len(self.scene.bands) or stored.bands != self.scene.bands:
+            raise BandError(
+                f"Collection '{collection.id}' was made from the bands {', '.join(stored.bands)}; "
+                f"given: {', '.join(self.scene.bands)}. Give the same bands, in any scene of the "
+                "same names."
+            )
+        wanted = self._spec(encoder, stored.scale, stored.preprocessing)
+        differences = stored.differences(wanted)
+        if differences:
+            raise SpecMismatchError(
+                f"Collection '{collection.id}' has another spec: {'; '.join(differences)}. Use "
+                "another --collection, or make it anew with --replace."
+            )
+        return stored, encoder
+
+    def _fit(self) -> tuple[EmbeddingSpec, Encoder]:
+        self.progress(Progress(0, self.grid.chips, "fitting the encoder on a sample"))
+        chips = self._sample()
+        mean = chips.mean(axis=(0, 2, 3), dtype=np.float64)
+        std = np.maximum(chips.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
+        pre = Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), RESAMPLING)
+        normalised = _normalise(chips, pre)
+        encoder = encoders.fit(self.job.encoder, normalised, seed=SEED)
+        scale = None
+        if self.job.dtype == "int8":
+            scale = codec.fit_scale(encoder.encode(normalised))
+        return self._spec(encoder, scale, pre), encoder
+
+    def _sample(self) -> NDArray[np.float32]:
+        """Return up to SAMPLE_CHIPS chips with data, spread over the scene, in a seeded choice."""
+        rng = np.random.default_rng(SEED)
+        rows = list(self.grid.sample_rows(SAMPLE_ROWS))
+        share = max(1, -(-SAMPLE_CHIPS // len(rows)))
+        found = []
+        for batch in rows:
+            self._check_cancelled()
+            pixels, _ = self.grid.read(batch)
+            # A few from every row, since the rows are spread over the scene.
+            found.append(pixels[np.sort(rng.permutation(len(pixels))[: 2 * share])])
+        chips = np.concatenate(found)
+        if not len(chips):
+            raise NoDataError(
+                f"No chip of {self.job.chip} in {', '.join(self.job.files)} has data in all its "
+                "pixels. Choose a smaller --chip, or check the files and --nodata."
+            )
+        return chips[np.sort(rng.permutation(len(chips))[:SAMPLE_CHIPS])]
+
+    def _spec(
+        self, encoder: Encoder, scale: tuple[float, ...] | None, pre: Preprocessing | None
+    ) -> EmbeddingSpec:
+        source = self.job.source or "user imagery"
+        dtype: Any = self.job.dtype
+        layout: ChipLayout = self.grid.layout
+        return EmbeddingSpec(
+            product=f"{encoder.name} on {source}",
+            model=encoder.name,
+            model_version=encoder.version,
+            weights_sha256=encoder.sha256,
+            dim=encoder.dim,
+            dtype=dtype,
+            scale=scale,
+            norm="none",
+            bands=self.scene.bands,
+            gsd_m=round(self.scene.gsd_m, 4),
+            layout=layout,
+            grid_km=GRID_KM,
+            preprocessing=pre,
+            source=source,
+            licence=self.job.licence,
+        )
+
+    def _scene_record(self, scene_id: str) -> Scene:
+        lon, lat = self.scene.outline()
+        shapes, boxes = polygons(lon[None], lat[None])
+        west, south, east, north = boxes[0].tolist()
+        return Scene(
+            id=scene_id,
+            fingerprint=self.mark,
+            files=tuple(Path(file).name for file in self.job.files),
+            datetime=self.time.isoformat() if self.time else None,
+            footprint=json.loads(shapely.to_geojson(shapes[0])),
+            bbox=(west, south, east, north),
+            planned=self.grid.chips,
+            absent=0,
+            complete=False,
+            parts=(),
+            notes=tuple(self.scene.notes),
+        )
+
+    def _write(
+        self, writer: CollectionWriter, scene_id: str, spec: EmbeddingSpec, encoder: Encoder
+    ) -> int:
+        """Encode what is missing; return how many chips of staged batches were found done."""
+        done = resumed = 0
+        encode = partial(self._encode, spec=spec, encoder=encoder, scene_id=scene_id)
+        for part, batches in enumerate(_parts(self.grid.batches(), rows_per_part(spec))):
+            planned = sum(batch.chips for batch in batches)
+            if writer.is_published(scene_id, part):
+                done += planned
+                continue
+            for batch in batches:
+                self._check_cancelled()
+                if writer.is_staged(scene_id, batch.number):
+                    resumed += batch.chips
+                else:
+                    writer.stage(scene_id, batch.number, encode(batch))
+                done += batch.chips
+                self.progress(
+                    Progress(done, self.grid.chips, f"{done:,} of {self.grid.chips:,} chips")
+                )
+            writer.publish(scene_id, part, [batch.number for batch in batches], planned)
+        return resumed
+
+    def _encode(self, batch: Batch, *, spec: EmbeddingSpec, encoder: Encoder, scene_id: str) -> Any:
+        pixels, place = self.grid.read(batch)
+        assert spec.preprocessing is not None
+        vectors = encoder.encode(_normalise(pixels, spec.preprocessing))
+        lon, lat = self.grid.centres(place)
+        shapes, boxes = self.grid.footprints(place)
+        cells = MajorTomGrid(spec.grid_km)
+        bits = max(1, int(max(self.grid.rows, self.grid.cols) - 1).bit_length())
+        box_names = ("xmin", "ymin", "xmax", "ymax")
+        return batch_table(
+            {
+                "id": [f"{scene_id}_{row}_{col}" for row, col in place.tolist()],
+                "grid_cell": cells.names(*cells.cells(lon, lat)).tolist(),
+                "datetime": [self.time] * len(place),
+                "lon": lon,
+                "lat": lat,
+                "bbox": [dict(zip(box_names, box, strict=True)) for box in boxes.tolist()],
+                "geometry": shapely.to_wkb(shapes, byte_order=1).tolist(),
+                "embedding": embedding_array(codec.encode(vectors, spec.dtype, spec.scale)),
+                "order": hilbert_index(place[:, 0], place[:, 1], bits),
+            },
+            spec,
+        )
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled():
+            raise CancelledError(
+                "Stopped as asked. What was finished is kept; the same command goes on from there."
+            )
+
+
+def _normalise(pixels: NDArray[np.float32], pre: Preprocessing) -> NDArray[np.float32]:
+    mean = np.asarray(pre.mean, dtype=np.float32)[:, None, None]
+    std = np.asarray(pre.std, dtype=np.float32)[:, None, None]
+    return (pixels - mean) / std
+
+
+def _parts(batches: Sequence[Batch], rows: int) -> list[list[Batch]]:
+    """Group consecutive batches so that a part holds about ``rows`` chips."""
+    groups: list[list[Batch]] = [[]]
+    for batch in batches:
+        if groups[-1] and sum(b.chips for b in groups[-1]) + batch.chips > rows:
+            groups.append([])
+        groups[-1].append(batch)
+    return groups

@@ -1,0 +1,140 @@
+"""A store: a folder of collections, with one writer at a time and any number of readers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from embeddings.atomic import write_text, writing_to
+from embeddings.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    StoreError,
+    StoreFormatError,
+    StoreLockedError,
+)
+from embeddings.store.collection import Collection
+from embeddings.store.layout import (
+    COLLECTION_FILE,
+    LOCK_FILE,
+    STORE_FILE,
+    STORE_FORMAT_VERSION,
+    check_name,
+)
+
+
+class Store:
+    """A folder that ``terrakin.json`` marks as a store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing store. Raises StoreError or StoreFormatError."""
+        marker = path / STORE_FILE
+        try:
+            data = json.loads(marker.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            what = "is a folder, but no Terrakin store" if path.is_dir() else "does not exist"
+            raise StoreError(
+                f"The store {path} {what}. Name the folder given to 'terrakin embed --store', or "
+                "make a new store with that command."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StoreFormatError(f"{marker} cannot be read: {error}.") from error
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != STORE_FORMAT_VERSION:
+            raise StoreFormatError(
+                f"The store {path} has format version {version}; this release reads "
+                f"{STORE_FORMAT_VERSION}. Use the release of Terrakin that wrote it."
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Open a store, making it first where there is none. A folder with files is refused."""
+        if not (path / STORE_FILE).exists():
+            with writing_to(path):
+                if path.is_dir() and any(path.iterdir()):
+                    raise StoreError(
+                        f"{path} holds other files and is no Terrakin store. Name an empty or "
+                        "new folder."
+                    )
+                path.mkdir(parents=True, exist_ok=True)
+            content = {"format": "terrakin-store", "format_version": STORE_FORMAT_VERSION}
+            write_text(path / STORE_FILE, json.dumps(content) + "\n")
+        return cls.open(path)
+
+    def names(self) -> list[str]:
+        """Return the names of the collections, sorted."""
+        return sorted(
+            folder.name
+            for folder in self.path.iterdir()
+            if not folder.name.startswith(".") and (folder / COLLECTION_FILE).exists()
+        )
+
+    def collection(self, name: str) -> Collection:
+        """Return one collection. Raises CollectionNotFoundError, naming those there are."""
+        if name not in self.names():
+            there = ", ".join(self.names()) or "none yet"
+            raise CollectionNotFoundError(
+                f"There is no collection '{name}' in {self.path}. There: {there}."
+            )
+        return Collection.load(self.path / name)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store's write lock, which the operating system frees if this process dies.
+
+        Raises StoreLockedError at once if another process holds it.
+        """
+        with writing_to(self.path):
+            lock = FileLock(self.path / LOCK_FILE, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise StoreLockedError(
+                    f"Another process is writing to the store {self.path}. Wait until it has "
+                    "finished, or stop it, and try again."
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def rename(self, name: str, new_name: str) -> Collection:
+        """Rename a collection. Raises CollectionNotFoundError or CollectionExistsError."""
+        check_name(new_name)
+        with self.writing():
+            collection = self.collection(name)
+            if (self.path / new_name).exists():
+                raise CollectionExistsError(
+                    f"There is a collection '{new_name}' in {self.path} already. Choose another "
+                    "name, or delete that one first."
+                )
+            with writing_to(collection.path):
+                collection.path.rename(self.path / new_name)
+            renamed = Collection.load(self.path / new_name)
+            renamed.save()
+            return renamed
+
+    def delete(self, name: str) -> None:
+        """Delete a collection for good. Raises CollectionNotFoundError."""
+        with self.writing():
+            self.collection(name)
+            self.discard(self.path / name)
+
+    def discard(self, folder: Path) -> None:
+        """Take a collection's folder out of sight in one step, then remove it."""
+        trash = self.path / f".deleted-{folder.name.lstrip('.')}"
+        with writing_to(folder):
+            shutil.rmtree(trash, ignore_errors=True)
+            folder.rename(trash)
+            shutil.rmtree(trash)
