@@ -158,7 +158,7 @@ def _features(chip: NDArray[np.float32], filters_t: NDArray[np.float32]) -> NDAr
     np.abs(responses, out=responses)
     absolute = responses.sum(axis=0)
     joined = np.concatenate([absolute + total, absolute - total])
-    return np.asarray(joined / (2 * len(patches)), dtype=np.float32)
+    return np.maximum(joined / np.float32(2 * len(patches)), np.float32(0))
 
 
 def _filters(chips: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

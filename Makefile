@@ -1,0 +1,61 @@
+# What people run and what CI runs. Two environments, never mixed: .venv for the server and its
+# tests, QGIS's own Python for the tests of the plugin.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+
+.PHONY: help setup demo test test-python test-qgis lint types format bench serve package docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -e 's/:.*  ## /\t/' | expand -t 14
+
+setup: .venv/ready  ## make .venv with the server and the tools to test it
+
+.venv/run: pyproject.toml metadata.txt
+	$(PYTHON) .ci/setup.py .venv
+	@touch $@
+
+.venv/ready: .venv/run
+	$(PYTHON) .ci/setup.py .venv --dev
+	@touch $@
+
+demo: .venv/run  ## set up, then run the whole path on a made-up scene (SCENE="a.tif b.tif" for yours)
+	$(BIN)/terrakin demo $(SCENE) --out build/demo
+
+test: test-python test-qgis  ## set up, then run every test
+
+test-python: .venv/ready
+	$(BIN)/python -m pytest tests/embeddings tests/embed_server tests/architecture tests/plugin
+
+test-qgis: .venv/ready package
+	bash .ci/qgis-tests
+
+lint: .venv/ready  ## ruff: style, complexity, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## mypy, strict
+	$(BIN)/mypy
+
+format: .venv/ready  ## put the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/ready  ## measure us and our rivals; writes build/bench.json
+	$(BIN)/python tests/bench/run.py
+
+serve: .venv/run  ## serve the demo's store
+	$(BIN)/terrakin serve --store build/demo/store
+
+package: .venv/ready  ## build the plugin's zip and the wheel into build/
+	$(BIN)/python .ci/package.py
+
+docs: .venv/ready  ## draw the pictures of the docs (needs the evaluation data)
+	$(BIN)/python docs/make_pictures.py
+
+clean:  ## remove what was built
+	rm -rf build .venv

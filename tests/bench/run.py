@@ -1,0 +1,45 @@
+"""``make bench``: us and our rivals in one process run; prints ratios, writes build/bench.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import embed_speed
+import quality
+import search_speed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """Run every bench, print a line for each figure."""
+    results = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "system": platform.system(),
+        },
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "search": search_speed.run(),
+        "embed": embed_speed.run(),
+        "quality": quality.run(ROOT.parent / "shared" / "data"),
+    }
+    out = ROOT / "build" / "bench.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    for bench in ("search", "embed", "quality"):
+        print(f"{bench}:")
+        for name, value in results[bench].items():
+            print(f"  {name:<44} {value}")
+    print(f"Written to {out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
