@@ -1,0 +1,260 @@
+"""The wire contract of docs/api.md. Places are [longitude, latitude] in degrees, OGC:CRS84."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+API_VERSION = 1
+
+GEOJSON = "application/geo+json"
+PROBLEM_JSON = "application/problem+json"
+
+MAX_OFFSET = 2**53 - 1
+"""The largest whole number that every JSON reader holds exactly."""
+
+LonLatPair = Annotated[list[StrictFloat], Field(min_length=2, max_length=2)]
+
+JobState = Literal["accepted", "running", "successful", "failed", "dismissed"]
+
+
+class Received(BaseModel):
+    """Base of what clients send: a misspelt field is an error, not silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sent(BaseModel):
+    """Base of what the server answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Problem(Sent):
+    """A problem object (RFC 9457) with a stable ``code``."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class Link(Sent):
+    """A link to another resource."""
+
+    rel: str
+    href: str
+    type: str = "application/json"
+
+
+class Health(Sent):
+    """Who answers here."""
+
+    status: Literal["ok"] = "ok"
+    name: Literal["terrakin"] = "terrakin"
+    version: str
+    api_version: int = API_VERSION
+
+
+class LandingPage(Sent):
+    """The way in."""
+
+    title: str
+    description: str
+    links: list[Link]
+
+
+class Conformance(Sent):
+    """The OGC conformance classes that the server keeps."""
+
+    conformsTo: list[str]  # noqa: N815 - OGC's name
+
+
+class SpatialExtent(Sent):
+    """[[west, south, east, north]]; west > east across the antimeridian; [] if empty."""
+
+    bbox: list[list[float]]
+
+
+class TemporalExtent(Sent):
+    """[[start, end]] in UTC; null where open or timeless."""
+
+    interval: list[list[str | None]]
+
+
+class Extent(Sent):
+    """Where and when a collection's embeddings lie."""
+
+    spatial: SpatialExtent
+    temporal: TemporalExtent
+
+
+class Collection(Sent):
+    """One collection of embeddings."""
+
+    id: str
+    title: str
+    description: str
+    license: str
+    extent: Extent
+    itemCount: int  # noqa: N815 - camel case as in numberMatched
+    spec: dict[str, Any]
+    links: list[Link]
+
+
+class Collections(Sent):
+    """All collections of the store."""
+
+    collections: list[Collection]
+    links: list[Link]
+
+
+class ItemsQuery(Received):
+    """The query parameters of a list of items."""
+
+    bbox: str | None = Field(default=None, description="W,S,E,N in degrees; W > E over ±180.")
+    datetime: str | None = Field(
+        default=None, description="ISO 8601: an instant, A/B, ../B or A/.. (UTC)."
+    )
+    limit: int = Field(default=100, ge=1)
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
+
+
+class Feature(Sent):
+    """A GeoJSON feature: the footprint of one embedding."""
+
+    type: Literal["Feature"] = "Feature"
+    id: str
+    geometry: dict[str, Any]
+    bbox: list[float] | None = None
+    properties: dict[str, Any]
+
+
+class Items(Sent):
+    """A page of items, GeoJSON."""
+
+    type: Literal["FeatureCollection"] = "FeatureCollection"
+    features: list[Feature]
+    numberMatched: int  # noqa: N815 - OGC's name
+    numberReturned: int  # noqa: N815 - OGC's name
+    links: list[Link]
+
+
+class SearchRequest(Received):
+    """Which place to start from and how many kin to find."""
+
+    at: LonLatPair = Field(description="[longitude, latitude] in degrees.")
+    k: StrictInt = Field(default=10, ge=1)
+    exclude_m: StrictFloat = Field(default=0.0, ge=0, allow_inf_nan=False, description="Metres.")
+
+
+class SearchAnswer(Sent):
+    """The most similar places, best first, GeoJSON."""
+
+    type: Literal["FeatureCollection"] = "FeatureCollection"
+    features: list[Feature]
+    numberReturned: int  # noqa: N815 - OGC's name
+    numberMatched: int  # noqa: N815 - OGC's name
+    query: Feature
+    at: LonLatPair
+    collection: str
+    spec: dict[str, Any]
+    exclude_m: float
+    k: int
+    considered: int
+    timing_ms: dict[str, float]
+    terrakin_version: str
+
+
+class EmbedRasterInputs(Received):
+    """What ``embed-raster`` takes; only ``files`` and ``collection`` are required."""
+
+    files: list[StrictStr] = Field(
+        min_length=1, description="Absolute paths of the bands of one scene, on this machine."
+    )
+    collection: StrictStr = Field(description="Name of the new or existing collection.")
+    encoder: StrictStr = "rcf"
+    chip: StrictStr = Field(default="32", description="Side of a chip: pixels, or '160m'.")
+    stride: StrictStr | None = Field(default=None, description="As chip; by default the chip.")
+    nodata: StrictFloat | Literal["none"] | None = Field(
+        default=None, description="Value of pixels without data; by default the files say it."
+    )
+    offset: StrictFloat | None = Field(
+        default=None, description="Added to every pixel, such as -1000 for Sentinel-2 from 04.00."
+    )
+    datetime: StrictStr | None = Field(default=None, description="ISO 8601, UTC.")
+    scene: StrictStr | None = Field(default=None, description="Id; by default from file names.")
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    source: StrictStr | None = Field(default=None, description="The data the files come from.")
+    licence: StrictStr = Field(default="proprietary", description="SPDX identifier.")
+    replace: StrictBool = Field(default=False, description="Discard a collection of that name.")
+
+
+class EmbedReport(Sent):
+    """The result of ``embed-raster``: numbers of chips."""
+
+    collection: str
+    scene: str
+    planned: int
+    embedded: int
+    absent: int
+    resumed: int
+    notes: list[str]
+
+
+class ProcessSummary(Sent):
+    """A process in a list."""
+
+    id: str
+    title: str
+    description: str
+    version: str
+    jobControlOptions: list[str]  # noqa: N815 - OGC's name
+    links: list[Link]
+
+
+class ProcessDescription(ProcessSummary):
+    """A process with the JSON Schemas of its inputs and of its result."""
+
+    inputs: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, Any]]
+
+
+class Processes(Sent):
+    """All processes."""
+
+    processes: list[ProcessSummary]
+    links: list[Link]
+
+
+class Execution(Received):
+    """The inputs of a process; each process says which it takes."""
+
+    inputs: dict[str, Any]
+
+
+class JobStatus(Sent):
+    """How a job fares. Times are UTC."""
+
+    jobID: str  # noqa: N815 - OGC's name
+    type: Literal["process"] = "process"
+    processID: str  # noqa: N815 - OGC's name
+    status: JobState
+    progress: int = Field(ge=0, le=100, description="Percent.")
+    message: str
+    created: str
+    started: str | None
+    finished: str | None
+    updated: str
+    log: list[str]
+    problem: Problem | None = None
+    links: list[Link]
+
+
+class Jobs(Sent):
+    """All jobs that the server remembers, oldest first."""
+
+    jobs: list[JobStatus]
+    links: list[Link]
