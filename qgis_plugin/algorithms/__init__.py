@@ -1,0 +1,1 @@
+"""The Processing algorithms: they declare parameters and delegate to core."""

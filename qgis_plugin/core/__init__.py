@@ -1,0 +1,1 @@
+"""What the dock and the Processing algorithms share. No widgets, no iface."""
