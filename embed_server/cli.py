@@ -12,6 +12,7 @@ import click
 from embed_server.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_PARTLY,
     interruptible,
     note,
     progress_line,
@@ -19,7 +20,7 @@ from embed_server.console import (
 )
 from embed_server.options import MetresType, PlaceType, json_option, store_option
 from embeddings import __version__
-from embeddings.errors import CancelledError, TerrakinError
+from embeddings.errors import CancelledError, StoreFormatError, TerrakinError
 from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.search import MAX_K, Searcher, SearchQuery
 from embeddings.store import Collection, Store
@@ -119,13 +120,21 @@ def collections(store: Path, as_json: bool) -> None:
       terrakin collections --store ~/embeddings
     """
     opened = Store.open(store)
-    found = [opened.collection(name) for name in opened.names()]
+    found, damaged = [], []
+    for name in opened.names():
+        try:
+            found.append(opened.collection(name))
+        except StoreFormatError as error:
+            damaged.append(f"Error: {error}")
     show(
         [_summary(c) for c in found],
         [f"{c.id:<24} {c.count:>12,}  {c.spec.product}" for c in found]
-        or ["The store holds no collection yet."],
+        or ([] if damaged else ["The store holds no collection yet."]),
         as_json=as_json,
     )
+    if damaged:
+        note("\n".join(damaged))
+        sys.exit(EXIT_PARTLY)
 
 
 @terrakin.command()
@@ -174,7 +183,10 @@ def verify(names: tuple[str, ...], store: Path, as_json: bool) -> None:
     opened = Store.open(store)
     found = {}
     for name in names or opened.names():
-        found[name] = verify_collection(opened.collection(name))
+        try:
+            found[name] = verify_collection(opened.collection(name))
+        except StoreFormatError as error:
+            found[name] = [str(error)]
     lines = [
         f"{name}: {'whole' if not problems else '; '.join(problems)}"
         for name, problems in found.items()
@@ -211,11 +223,13 @@ def delete(name: str, store: Path, yes: bool) -> None:
       terrakin delete carolina --store ~/embeddings
     """
     opened = Store.open(store)
-    collection = opened.collection(name)
-    if not yes:
-        click.confirm(
-            f"Delete '{name}' with {collection.count:,} embeddings?", abort=True, err=True
-        )
+    try:
+        holds = f"{opened.collection(name).count:,} embeddings"
+    except StoreFormatError:
+        holds = "damaged files"
+    if not yes and not click.confirm(f"Delete '{name}' with {holds}?", err=True):
+        note("Nothing was deleted.")
+        sys.exit(EXIT_FAILED)
     opened.delete(name)
     note(f"'{name}' is deleted.")
 

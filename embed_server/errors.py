@@ -139,6 +139,7 @@ STATUS: dict[type[TerrakinError], HTTPStatus] = {
     embedding_errors.StoreLockedError: HTTPStatus.CONFLICT,
     embedding_errors.StoreNotWritableError: HTTPStatus.INSUFFICIENT_STORAGE,
     embedding_errors.StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    embedding_errors.ExtraMissingError: HTTPStatus.NOT_IMPLEMENTED,
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
     BadHostError: HTTPStatus.BAD_REQUEST,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,

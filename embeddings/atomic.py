@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,13 @@ def atomic_path(final: Path) -> Iterator[Path]:
             raise
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed process left. Nobody else may be writing there."""
+    with writing_to(folder):
+        for left in folder.rglob(".*.tmp.*"):
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing_to(target: Path) -> Iterator[None]:
     """Turn the OSErrors of a write into StorageFullError, StoreNotWritableError or StoreError."""
@@ -41,6 +49,20 @@ def writing_to(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _translated(error, target) from error
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raise StorageFullError, naming the size, if ``needed`` bytes do not fit at ``target``."""
+    folder = target
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageFullError(
+            f"Writing {target} would take about {needed / 1e9:,.1f} GB, but only {free / 1e9:,.1f} "
+            "GB are free there. Nothing was written: choose another disk, a coarser grid or a "
+            "smaller area."
+        )
 
 
 def write_text(final: Path, text: str) -> None:

@@ -117,6 +117,12 @@ class StoreFormatError(StoreError):
     code = "store-format"
 
 
+class ExtraMissingError(TerrakinError):
+    """An optional package is not installed."""
+
+    code = "extra-missing"
+
+
 class CancelledError(TerrakinError):
     """The caller asked to stop. What was done is kept; running again resumes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyogrio.raw
 import shapely
 from numpy.typing import NDArray
 
@@ -128,9 +128,13 @@ def _provenance(answer: Mapping[str, Any]) -> str:
 
 
 def _write_gpkg(answer: Mapping[str, Any], path: Path) -> None:
+    import pyogrio.raw  # late: it takes a third of the server's start
+
     columns = _columns(answer)
+    # GDAL does not say why it cannot write a file, so it writes into memory and we write the file.
+    memory = io.BytesIO()
     pyogrio.raw.write(
-        str(path),
+        memory,
         geometry=np.array(_footprints(answer), dtype=object),
         field_data=list(columns.values()),
         fields=list(columns),
@@ -140,6 +144,7 @@ def _write_gpkg(answer: Mapping[str, Any], path: Path) -> None:
         crs="EPSG:4326",
         layer_metadata={"terrakin": _provenance(answer)},
     )
+    path.write_bytes(memory.getvalue())
 
 
 def _write_parquet(answer: Mapping[str, Any], path: Path) -> None:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from embeddings import codec, encoders
 from embeddings.encoders import Encoder
 from embeddings.errors import (
-    BandError,
     CancelledError,
     CollectionExistsError,
     InputError,
     NoDataError,
     SpecMismatchError,
+    TerrakinError,
 )
 from embeddings.grid import MajorTomGrid
 from embeddings.raster_job import EmbedReport, Progress, RasterJob, nodata_rule, scene_time
@@ -39,6 +39,7 @@ __all__ = ["EmbedReport", "Progress", "RasterJob", "embed_raster"]
 
 GRID_KM = 10.0
 SAMPLE_CHIPS = 4096
+SAMPLE_BYTES = 512 * 2**20
 SAMPLE_ROWS = 64
 SEED = 0
 
@@ -96,14 +97,16 @@ class _Run:
         if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
             store.discard(fresh)
         report = self._embed(fresh)
-        store.discard(target)
-        fresh.rename(target)
-        Collection.load(target).save()
+        store.put_in_place(fresh, target)
         return report
 
     def _goes_on(self, folder: Path) -> bool:
-        known = Collection.load(folder).scene(self._scene_id())
-        return known is not None and known.fingerprint == self.mark
+        try:
+            collection = Collection.load(folder)
+            self._continue(collection, self._scene_id())
+        except TerrakinError:
+            return False
+        return collection.scene(self._scene_id()) is not None
 
     def _embed(self, folder: Path) -> EmbedReport:
         scene_id = self._scene_id()
@@ -151,12 +154,7 @@ class _Run:
             )
         stored = collection.spec
         encoder = encoders.load(collection.path)
-        if encoder.bands != len(self.scene.bands) or stored.bands != self.scene.bands:
-            raise BandError(
-                f"Collection '{collection.id}' was made from the bands {', '.join(stored.bands)}; "
-                f"given: {', '.join(self.scene.bands)}. Give the same bands, in any scene of the "
-                "same names."
-            )
+        self.scene.pair(stored.bands)
         wanted = self._spec(encoder, stored.scale, stored.preprocessing)
         differences = stored.differences(wanted)
         if differences:
@@ -180,10 +178,17 @@ class _Run:
         return self._spec(encoder, scale, pre), encoder
 
     def _sample(self) -> NDArray[np.float32]:
-        """Return up to SAMPLE_CHIPS chips with data, spread over the scene, in a seeded choice."""
+        """Return up to SAMPLE_CHIPS chips with data, spread over the scene, in a seeded choice.
+
+        Large chips are fewer, so that the sample fits into memory.
+        """
         rng = np.random.default_rng(SEED)
+        height, width = self.grid.layout.chip_px
+        most = min(
+            SAMPLE_CHIPS, max(64, SAMPLE_BYTES // (4 * len(self.scene.bands) * height * width))
+        )
         rows = list(self.grid.sample_rows(SAMPLE_ROWS))
-        share = max(1, -(-SAMPLE_CHIPS // len(rows)))
+        share = max(1, -(-most // len(rows)))
         found = []
         for batch in rows:
             self._check_cancelled()
@@ -196,7 +201,7 @@ class _Run:
                 f"No chip of {self.job.chip} in {', '.join(self.job.files)} has data in all its "
                 "pixels. Choose a smaller --chip, or check the files and --nodata."
             )
-        return chips[np.sort(rng.permutation(len(chips))[:SAMPLE_CHIPS])]
+        return chips[np.sort(rng.permutation(len(chips))[:most])]
 
     def _spec(
         self, encoder: Encoder, scale: tuple[float, ...] | None, pre: Preprocessing | None
@@ -270,13 +275,12 @@ class _Run:
         vectors = encoder.encode(_normalise(pixels, spec.preprocessing))
         lon, lat = self.grid.centres(place)
         shapes, boxes = self.grid.footprints(place)
-        cells = MajorTomGrid(spec.grid_km)
         bits = max(1, int(max(self.grid.rows, self.grid.cols) - 1).bit_length())
         box_names = ("xmin", "ymin", "xmax", "ymax")
         return batch_table(
             {
                 "id": [f"{scene_id}_{row}_{col}" for row, col in place.tolist()],
-                "grid_cell": cells.names(*cells.cells(lon, lat)).tolist(),
+                "grid_cell": _cells(spec.grid_km, lon, lat),
                 "datetime": [self.time] * len(place),
                 "lon": lon,
                 "lat": lat,
@@ -293,6 +297,15 @@ class _Run:
             raise CancelledError(
                 "Stopped as asked. What was finished is kept; the same command goes on from there."
             )
+
+
+def _cells(grid_km: float, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[str | None]:
+    """Return the Major TOM cell of each place; None south of the grid's first row."""
+    grid = MajorTomGrid(grid_km)
+    names = np.full(len(lat), None, dtype=object)
+    there = lat > grid.south_limit
+    names[there] = grid.names(*grid.cells(lon[there], lat[there])).tolist()
+    return list(names)
 
 
 def _normalise(pixels: NDArray[np.float32], pre: Preprocessing) -> NDArray[np.float32]:

@@ -17,7 +17,6 @@ from embeddings.errors import (
     InputError,
     NoDataAtPlaceError,
     OutsideCoverageError,
-    StoreError,
 )
 from embeddings.index.base import Index
 from embeddings.index.exact import ExactIndex
@@ -95,14 +94,18 @@ class Searcher:
         clock = [time.perf_counter()]
         collection = self.store.collection(name)
         if not collection.count:
-            raise StoreError(f"Collection '{name}' is still empty. Run its embed command (again).")
+            raise OutsideCoverageError(
+                f"Collection '{name}' is still empty. Run its embed command (again)."
+            )
         loaded = self._load(collection)
         clock.append(time.perf_counter())
         item = _locate(collection, loaded, query.at)
         position = int(item["position"][0].as_py())
         clock.append(time.perf_counter())
         place = LonLat(loaded.lon[position], loaded.lat[position])
-        mask = distance_m(place, loaded.lon, loaded.lat) > query.exclude_m
+        # Without a radius, another date at the same centre is a match.
+        away = distance_m(place, loaded.lon, loaded.lat)
+        mask = (away > query.exclude_m) | (query.exclude_m == 0)
         mask[position] = False
         rows, similarity = loaded.index.search(loaded.index.vector(position), query.k, mask)
         clock.append(time.perf_counter())

@@ -123,12 +123,12 @@ def parse_datetime(text: str) -> datetime:
     """Read ISO 8601 as UTC (a time without zone is taken as UTC). Raises InputError."""
     try:
         value = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except (ValueError, OverflowError):  # a zone can carry year 1 or 9999 out of range
         raise InputError(
             f"'{text}' is not a date. Give ISO 8601, for example 2018-10-13 or "
             "2018-10-13T15:40:00Z."
         ) from None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def wrap_lon(lon: float) -> float:
@@ -158,6 +158,11 @@ def union_bounds(boxes: Sequence[Bounds]) -> Bounds | None:
             merged[-1] = (merged[-1][0], max(merged[-1][1], east))
         else:
             merged.append((west, east))
+    # An arc that runs over +180 covers the beginning of the list too.
+    over = merged[-1][1] - 360.0
+    while len(merged) > 1 and merged[0][0] <= over:
+        over = max(over, merged.pop(0)[1])
+        merged[-1] = (merged[-1][0], over + 360.0)
     # The widest gap between two neighbouring arcs stays outside the box.
     ends = [*merged[1:], (merged[0][0] + 360.0, 0.0)]
     gaps = [following[0] - arc[1] for arc, following in zip(merged, ends, strict=True)]

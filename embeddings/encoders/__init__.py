@@ -36,7 +36,7 @@ def load(folder: Path) -> Encoder:
     description = folder / f"{ENCODER_STEM}.json"
     try:
         name = json.loads(description.read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreFormatError(f"{description} cannot be read: {error}.") from error
     if name not in NAMES:
         raise StoreFormatError(

@@ -85,9 +85,10 @@ class RcfEncoder:
             tensors = load_file(folder / f"{ENCODER_STEM}.safetensors")
             data = json.loads((folder / f"{ENCODER_STEM}.json").read_text(encoding="utf-8"))
             encoder = cls({name: tensors[name] for name in _TENSORS}, int(data["bands"]))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            described = (data["version"], data["sha256"]) == (cls.version, encoder.sha256)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StoreFormatError(f"The encoder in {folder} cannot be read: {error}.") from error
-        if data["version"] != cls.version or data["sha256"] != encoder.sha256:
+        if not described:
             raise StoreFormatError(
                 f"The encoder in {folder} is not the one its encoder.json describes. Restore both "
                 "files from a backup, or embed with --replace."

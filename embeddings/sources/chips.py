@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from embeddings.spec import ChipLayout
 
 BATCH_CHIPS = 1024
 BATCH_BYTES = 64 * 2**20
+LARGEST_SIZE = 1e8
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(m|km)?")
 
@@ -57,6 +59,8 @@ def _pixels(size: str, pixel_m: tuple[float, float]) -> tuple[int, int]:
     if match is None:
         raise InputError(f"'{size}' is not a size. Give pixels (32) or metres (320m, 1.5km).")
     value, unit = float(match[1]), match[2]
+    if value > LARGEST_SIZE:
+        raise InputError(f"The size {size[:20]}... is larger than the Earth. Choose a smaller one.")
     if unit is None:
         rows, cols = value, value
         if value != int(value):
@@ -92,12 +96,14 @@ class ChipGrid:
         (height, width), (down, right) = self.layout.chip_px, self.layout.stride_px
         pixel_bytes = 4 * len(self.scene.bands)
         row_bytes = height * pixel_bytes
-        cols = max(1, min(self.cols, BATCH_CHIPS, (BATCH_BYTES // row_bytes - width) // right + 1))
+        # Overlapping chips take more memory than the window they are cut from.
+        most = max(1, min(BATCH_CHIPS, BATCH_BYTES // (row_bytes * width)))
+        cols = max(1, min(self.cols, most, (BATCH_BYTES // row_bytes - width) // right + 1))
         across = -(-self.cols // cols)
         cols = -(-self.cols // across)
         rows = max(
             1,
-            min(BATCH_CHIPS // cols, BATCH_BYTES // (down * pixel_bytes * (cols * right + width))),
+            min(most // cols, BATCH_BYTES // (down * pixel_bytes * (cols * right + width))),
         )
         found: list[Batch] = []
         for row in range(0, self.rows, rows):
@@ -157,24 +163,41 @@ def polygons(
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Make polygons of rings ``(n, corners)`` in degrees, cut at ±180 where they cross it.
 
-    Returns shapely geometries and boxes ``(n, 4)``; a box that crosses has xmin > xmax.
+    Neighbouring corners are less than 180 degrees of longitude apart. Returns shapely geometries
+    and boxes ``(n, 4)``; a box that crosses has xmin > xmax. A ring around a pole includes it.
     """
-    wide = np.ptp(lon, axis=1) > 180.0
-    unrolled = np.where(wide[:, None] & (lon < 0), lon + 360.0, lon)
-    crossing = unrolled.max(axis=1) > 180.0
+    unrolled = np.unwrap(lon, period=360.0, axis=1)
+    unrolled -= 360.0 * np.floor((unrolled.min(axis=1, keepdims=True) + 180.0) / 360.0)
     shapes = shapely.polygons(np.stack([unrolled, lat], axis=2))
     shapes = shapely.orient_polygons(shapes)
     boxes = np.stack([unrolled.min(1), lat.min(1), unrolled.max(1), lat.max(1)], axis=1)
-    for i in np.flatnonzero(crossing):
+    closing = (lon[:, 0] - lon[:, -1] + 180.0) % 360.0 - 180.0
+    turns = unrolled[:, -1] + closing - unrolled[:, 0]
+    for i in np.flatnonzero(np.abs(turns) > 180.0):
+        shapes[i] = _around_pole(unrolled[i], lat[i], turns[i])
+        boxes[i] = shapely.bounds(shapes[i])
+    everywhere = boxes[:, 2] - boxes[:, 0] >= 360.0 - 1e-9
+    for i in np.flatnonzero(boxes[:, 2] > 180.0):
         shapes[i] = _cut(shapes[i])
         boxes[i, 2] -= 360.0
+    boxes[everywhere, 0], boxes[everywhere, 2] = -180.0, 180.0
     return shapes, boxes
 
 
+def _around_pole(lon: NDArray[np.float64], lat: NDArray[np.float64], turn: float) -> Any:
+    """Make a polygon of an unrolled ring that goes round the Earth, with the pole it encloses."""
+    pole = math.copysign(90.0, float(lat.mean()))
+    west = min(float(lon.min()), float(lon[0] + turn))
+    lon = lon - 360.0 * math.floor((west + 180.0) / 360.0)
+    ring = [*zip(lon, lat, strict=True), (lon[0] + turn, lat[0])]
+    return shapely.orient_polygons(shapely.Polygon([*ring, (lon[0] + turn, pole), (lon[0], pole)]))
+
+
 def _cut(shape: Any) -> Any:
-    west = shapely.intersection(shape, shapely.box(0, -90, 180, 90))
+    west = shapely.intersection(shape, shapely.box(-180, -90, 180, 90))
     east = shapely.transform(
-        shapely.intersection(shape, shapely.box(180, -90, 360, 90)), lambda xy: xy - [360.0, 0.0]
+        shapely.intersection(shape, shapely.box(180, -90, 540, 90)), lambda xy: xy - [360.0, 0.0]
     )
     parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.area > 0]
-    return shapely.orient_polygons(shapely.MultiPolygon(parts))
+    # What goes round the Earth meets itself again at its first corner: there is no seam there.
+    return shapely.orient_polygons(shapely.union_all(parts))

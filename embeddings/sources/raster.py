@@ -2,7 +2,7 @@
 
 Bands of different resolutions are resampled (bilinear) onto the finest grid. A pixel is valid
 where every band is: not masked by a nodata tag, mask or alpha band, finite, and not holding the
-undeclared nodata value in all bands at once (see sources.nodata).
+undeclared nodata value in all bands of the finest grid at once (see sources.nodata).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Band:
     index: int
     scale: float
     offset: float
+    resampled: bool
 
 
 class RasterScene:
@@ -84,6 +85,13 @@ class RasterScene:
             datasets = [stack.enter_context(_open(file)) for file in files]
             grid = min(datasets, key=lambda d: abs(d.transform.determinant))
             notes = _check_alignment(datasets, grid)
+            if nodata is None and detect_nodata and not any(_declares_nodata(d) for d in datasets):
+                nodata = _corner_value(datasets, grid)
+                if nodata is not None:
+                    notes.append(
+                        f"No file declares nodata, but a corner holds {nodata:g} in every band: "
+                        "taken as nodata. '--nodata none' embeds it."
+                    )
             aligned = [
                 dataset
                 if _same_grid(dataset, grid)
@@ -103,8 +111,6 @@ class RasterScene:
                 )
             scene = cls(bands, grid, nodata)
             scene.notes += notes
-            if nodata is None and detect_nodata and not any(_declares_nodata(d) for d in datasets):
-                scene._detect_nodata(grid.dtypes[0])
             scene._stack = stack.pop_all()
             return scene
 
@@ -124,6 +130,25 @@ class RasterScene:
         """The undeclared nodata value in use: given by the user or found in the corners."""
         return self._nodata
 
+    def pair(self, names: Sequence[str]) -> None:
+        """Put the bands into the order of ``names``: by name, or as they come where none is known.
+
+        Raises BandError if their number differs, or if only some of the names agree.
+        """
+        mine = dict(zip(self.bands, self._bands, strict=True))
+        if set(mine) == set(names):
+            self._bands = [mine[name] for name in names]
+        elif len(mine) == len(names) and not set(mine) & set(names):
+            pairs = ", ".join(f"{a} as {b}" for a, b in zip(self.bands, names, strict=True))
+            self.notes.append(f"No band's name is known, so they are taken in order: {pairs}.")
+        else:
+            raise BandError(
+                f"The collection was made from the bands {', '.join(names)}; given: "
+                f"{', '.join(self.bands)}. Give the same bands, under the same names or, all "
+                "named otherwise, in the same order."
+            )
+        self.bands = tuple(names)
+
     def read(
         self, row: int, col: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -139,7 +164,7 @@ class RasterScene:
             with _reading(band.dataset.name):
                 raw = band.dataset.read(band.index, window=window)
                 valid &= band.dataset.read_masks(band.index, window=window) > 0
-            if self._nodata is not None:
+            if self._nodata is not None and not band.resampled:
                 held &= raw == self._nodata
             layer[:] = raw
             valid &= np.isfinite(layer)
@@ -182,24 +207,6 @@ class RasterScene:
         _, _, metres = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[[2, 1]], lat[[2, 1]])
         return float(metres[0] * 2), float(metres[1] * 2)
 
-    def _detect_nodata(self, dtype: str) -> None:
-        step = max(1, max(self.height, self.width) // 1024)
-        rows, cols = len(range(0, self.height, step)), len(range(0, self.width, step))
-        layers = []
-        for band in self._bands:
-            with _reading(band.dataset.name):
-                layers.append(
-                    band.dataset.read(
-                        band.index, out_shape=(rows, cols), resampling=Resampling.nearest
-                    )
-                )
-        self._nodata = detect_corner_value(np.stack(layers), dtype)
-        if self._nodata is not None:
-            self.notes.append(
-                f"No file declares nodata, but a corner holds {self._nodata:g} in every band: "
-                "taken as nodata. '--nodata none' embeds it."
-            )
-
 
 def fingerprint(files: Sequence[str], extra: str) -> str:
     """Hash what the files hold: size, both ends and 14 blocks between of each, and ``extra``.
@@ -241,6 +248,12 @@ def _open(name: str) -> Any:
             f"'{name}' has no CRS, so its place on Earth is unknown. Assign one first, for "
             "example: gdal_edit.py -a_srs EPSG:32617 FILE."
         )
+    if dataset.transform.is_identity:
+        dataset.close()
+        raise SourceError(
+            f"'{name}' has a CRS but no georeference: where its pixels lie is unknown. Set its "
+            "corners first, for example with gdal_edit.py -a_ullr."
+        )
     if not (dataset.count and all(np.dtype(d).kind in "uif" for d in dataset.dtypes)):
         dataset.close()
         raise SourceError(f"'{name}' has no bands of plain numbers; it cannot be embedded.")
@@ -272,6 +285,20 @@ def _check_alignment(datasets: Sequence[Any], grid: Any) -> list[str]:
     return notes
 
 
+def _corner_value(datasets: Sequence[Any], grid: Any) -> float | None:
+    """Look for an undeclared nodata value in decimated bands, before any is resampled."""
+    step = max(1, max(grid.height, grid.width) // 1024)
+    shape = len(range(0, grid.height, step)), len(range(0, grid.width, step))
+    layers = []
+    for dataset in datasets:
+        with _reading(dataset.name):
+            layers += [
+                dataset.read(index, out_shape=shape, resampling=Resampling.nearest)
+                for index in _data_indexes(dataset)
+            ]
+    return detect_corner_value(np.stack(layers), grid.dtypes[0])
+
+
 def _box(dataset: Any) -> str:
     return "(" + ", ".join(f"{edge:.6g}" for edge in dataset.bounds) + ")"
 
@@ -284,7 +311,9 @@ def _same_grid(dataset: Any, grid: Any) -> bool:
 
 
 def _resampled(dataset: Any, grid: Any, nodata: float | None) -> Any:
+    """Resample a file onto the finest grid; its mask says where it has no pixel to resample."""
     declared = nodata if dataset.nodata is None else dataset.nodata
+    has_alpha = len(_data_indexes(dataset)) < dataset.count
     return WarpedVRT(
         dataset,
         crs=grid.crs,
@@ -294,20 +323,24 @@ def _resampled(dataset: Any, grid: Any, nodata: float | None) -> Any:
         resampling=Resampling[RESAMPLING],
         src_nodata=declared,
         nodata=declared,
+        add_alpha=declared is None and not has_alpha,
     )
 
 
 def _bands_of(source: Any, dataset: Any, offset: float | None, *, single: bool) -> list[Band]:
     bands = []
-    for index in source.indexes:
-        if source.colorinterp[index - 1] == ColorInterp.alpha:
-            continue
+    for index in _data_indexes(source):
         described = source.descriptions[index - 1]
         name = Path(source.name).stem if single else described or f"B{index}"
         scale, declared = source.scales[index - 1], source.offsets[index - 1]
         added = offset if offset is not None else _baseline_offset(source, scale, declared)
-        bands.append(Band(name, dataset, index, float(scale), float(declared + added)))
+        resampled = dataset is not source
+        bands.append(Band(name, dataset, index, float(scale), float(declared + added), resampled))
     return bands
+
+
+def _data_indexes(dataset: Any) -> list[int]:
+    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
 
 
 def _baseline_offset(source: Any, scale: float, declared: float) -> float:

@@ -92,7 +92,7 @@ class Collection:
                 f"{path / COLLECTION_FILE} is damaged ({error}). Delete the collection and embed "
                 "it again, or restore the file from a backup."
             ) from error
-        version = data.get("terrakin:format_version")
+        version = data.get("terrakin:format_version") if isinstance(data, dict) else None
         if version != COLLECTION_FORMAT_VERSION:
             raise StoreFormatError(
                 f"Collection '{path.name}' has format version {version}; this release reads "
@@ -108,7 +108,7 @@ class Collection:
                 created=data["created"],
                 updated=data["updated"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreFormatError(
                 f"{path / COLLECTION_FILE} lacks or misnames a field ({error}). Restore it from "
                 "a backup, or delete the collection and embed it again."

@@ -30,6 +30,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 _ITEMS = ", ".join(ITEM_COLUMNS)
 
+# A Parquet file of another kind lacks the columns, which DuckDB finds when it binds them.
+_UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException)
+
 # A box of the data that crosses the antimeridian has xmin > xmax.
 _WEST_EAST = """(CASE WHEN bbox.xmin <= bbox.xmax
                  THEN bbox.xmax >= $west{i} AND bbox.xmin <= $east{i}
@@ -151,7 +154,7 @@ def _reading(what: str) -> Iterator[None]:
     """Turn the errors of reading Parquet into StoreFormatError."""
     try:
         yield
-    except (duckdb.IOException, duckdb.InvalidInputException, OSError, pa.ArrowException) as error:
+    except (*_UNREADABLE, OSError, KeyError, pa.ArrowException) as error:
         raise StoreFormatError(
             f"'{what}' could not be read ({_first_line(error)}). It may have been changed while "
             "it was read: try again; then run 'terrakin verify'."

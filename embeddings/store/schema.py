@@ -36,7 +36,7 @@ def arrow_schema(spec: EmbeddingSpec) -> pa.Schema:
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
-            pa.field("grid_cell", pa.string(), nullable=False),
+            pa.field("grid_cell", pa.string()),
             pa.field("datetime", pa.timestamp("us", tz="UTC")),
             pa.field("lon", pa.float64(), nullable=False),
             pa.field("lat", pa.float64(), nullable=False),

@@ -82,12 +82,15 @@ class Store:
 
     def collection(self, name: str) -> Collection:
         """Return one collection. Raises CollectionNotFoundError, naming those there are."""
+        self._check_there(name)
+        return Collection.load(self.path / name)
+
+    def _check_there(self, name: str) -> None:
         if name not in self.names():
             there = ", ".join(self.names()) or "none yet"
             raise CollectionNotFoundError(
                 f"There is no collection '{name}' in {self.path}. There: {there}."
             )
-        return Collection.load(self.path / name)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -126,15 +129,28 @@ class Store:
             return renamed
 
     def delete(self, name: str) -> None:
-        """Delete a collection for good. Raises CollectionNotFoundError."""
+        """Delete a collection for good, damaged or not. Raises CollectionNotFoundError."""
         with self.writing():
-            self.collection(name)
+            self._check_there(name)
             self.discard(self.path / name)
+
+    def put_in_place(self, fresh: Path, target: Path) -> None:
+        """Let the collection in ``fresh`` take the place of the one in ``target``."""
+        trash = self._trash(target)
+        with writing_to(target):
+            target.rename(trash)
+            fresh.rename(target)
+        Collection.load(target).save()
+        shutil.rmtree(trash, ignore_errors=True)
 
     def discard(self, folder: Path) -> None:
         """Take a collection's folder out of sight in one step, then remove it."""
-        trash = self.path / f".deleted-{folder.name.lstrip('.')}"
+        trash = self._trash(folder)
         with writing_to(folder):
-            shutil.rmtree(trash, ignore_errors=True)
             folder.rename(trash)
             shutil.rmtree(trash)
+
+    def _trash(self, folder: Path) -> Path:
+        trash = self.path / f".deleted-{folder.name.lstrip('.')}"
+        shutil.rmtree(trash, ignore_errors=True)
+        return trash

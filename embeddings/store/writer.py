@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from embeddings.atomic import atomic_path, writing_to
+from embeddings.atomic import atomic_path, sweep, writing_to
 from embeddings.errors import StoreError, StoreFormatError
 from embeddings.spec import EmbeddingSpec
 from embeddings.store.collection import Collection, Part, Scene
@@ -35,6 +35,7 @@ class CollectionWriter:
     @classmethod
     def resume(cls, path: Path) -> Self:
         """Go on with the collection at ``path``."""
+        sweep(path)
         return cls(Collection.load(path))
 
     @classmethod
@@ -45,6 +46,7 @@ class CollectionWriter:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         collection = Collection(path, path.name, spec, licence, (), now, now)
         try:
+            sweep(path)
             save_encoder(path)
             collection.save()
         except StoreError:
@@ -92,27 +94,26 @@ class CollectionWriter:
         staged = [staged_file(folder, scene_id, batch) for batch in batches]
         table = pa.concat_tables([_read_staged(path) for path in staged])
         table = table.sort_by(ORDER_COLUMN).drop_columns(ORDER_COLUMN)
-        target = folder / part_file(scene_id, part)
-        with atomic_path(target) as path:
-            write_part(path, table, self.collection.spec)
-        content = target.read_bytes()
-        published = Part(
-            part_file(scene_id, part),
-            table.num_rows,
-            len(content),
-            hashlib.sha256(content).hexdigest(),
-        )
-        scene = self.scene(scene_id)
-        self._record(
-            replace(
-                scene,
-                parts=(*scene.parts, published),
-                absent=scene.absent + planned - table.num_rows,
-            )
-        )
+        published = self.write_part(scene_id, part, table)
+        self.record_part(scene_id, published, planned)
         for staged_path in staged:
             staged_path.unlink()
         return published
+
+    def write_part(self, scene_id: str, part: int, table: pa.Table) -> Part:
+        """Write one part and describe it. May run in several threads, for different parts."""
+        file = part_file(scene_id, part)
+        target = self.collection.path / file
+        with atomic_path(target) as path:
+            write_part(path, table, self.collection.spec)
+        content = target.read_bytes()
+        return Part(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
+
+    def record_part(self, scene_id: str, part: Part, planned: int) -> None:
+        """Make a written part belong to the collection; ``planned`` rows were looked for."""
+        scene = self.scene(scene_id)
+        absent = scene.absent + planned - part.rows
+        self._record(replace(scene, parts=(*scene.parts, part), absent=absent))
 
     def finish_scene(self, scene_id: str) -> Scene:
         """Mark the scene complete and drop its staging."""

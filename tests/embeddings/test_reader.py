@@ -1,0 +1,186 @@
+"""Reading by box, by time, by page, by row number, from several parts and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embeddings.errors import ItemNotFoundError
+from embeddings.store import Collection
+from embeddings.store.reader import Reader
+from embeddings.types import Bounds, LonLat, TimeRange
+
+
+@pytest.fixture(scope="module")
+def dateline(
+    tmp_path_factory: pytest.TempPathFactory,
+    land: Callable[..., Any],
+    write_raster: Callable[..., Path],
+    embed: Callable[..., Collection],
+) -> Collection:
+    """8 rows and 21 columns of chips of 0.1 degrees, the middle column over the antimeridian."""
+    folder = tmp_path_factory.mktemp("dateline")
+    file = write_raster(
+        folder / "pacific.tif", land(64, 168), crs="EPSG:4326", origin=(178.95, -16.0), res=0.0125
+    )
+    return embed(folder / "store", file)
+
+
+def ids(table: Any) -> set[str]:
+    return set(table["id"].to_pylist())
+
+
+def test_rows_come_in_file_order_over_all_parts(small: Collection) -> None:
+    files = [pq.read_table(path, columns=["id"])["id"].to_pylist() for path in small.part_paths]
+    assert len(files) == 2
+    everything = Reader(small).items(limit=1000)
+    assert everything["id"].to_pylist() == files[0] + files[1]
+    assert "embedding" not in everything.column_names
+
+
+def test_pages_are_stable_and_complete(small: Collection) -> None:
+    reader = Reader(small)
+    pages = [reader.items(limit=50, offset=start)["id"].to_pylist() for start in range(0, 300, 50)]
+    assert [len(page) for page in pages] == [50, 50, 50, 50, 50, 38]
+    assert [name for page in pages for name in page] == reader.items(limit=1000)["id"].to_pylist()
+    assert reader.items(limit=10, offset=288).num_rows == 0
+
+
+def test_a_box_finds_what_meets_it(small: Collection) -> None:
+    reader = Reader(small)
+    everything = reader.items(limit=1000)
+    one = everything.slice(37, 1).to_pylist()[0]["bbox"]
+    box = Bounds(one["xmin"] + 1e-7, one["ymin"] + 1e-7, one["xmax"] - 1e-7, one["ymax"] - 1e-7)
+    expected = {
+        row["id"]
+        for row in everything.to_pylist()
+        if row["bbox"]["xmin"] <= box.east
+        and row["bbox"]["xmax"] >= box.west
+        and row["bbox"]["ymin"] <= box.north
+        and row["bbox"]["ymax"] >= box.south
+    }
+    assert ids(reader.items(box)) == expected
+    assert reader.count(box) == len(expected) < 10
+    assert reader.count(Bounds(0, 0, 1, 1)) == 0
+    assert reader.count() == 288
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((178.96, -90, 179.04, 90), {0}),
+        ((-179.04, -90, -178.96, 90), {20}),
+        ((179.96, -90, -179.96, 90), {10}),
+        ((179.99, -90, 180, 90), {10}),
+        ((-180, -90, -179.99, 90), {10}),
+        ((179.94, -90, -179.94, 90), {9, 10, 11}),
+        ((-180, -90, 180, 90), set(range(21))),
+        ((10, -90, 20, 90), set()),
+        ((170, -90, 178, 90), set()),
+    ],
+)
+def test_boxes_over_the_antimeridian(
+    dateline: Collection, box: tuple[float, float, float, float], expected: set[int]
+) -> None:
+    found = Reader(dateline).items(Bounds(*box), limit=1000)
+    assert {int(name.rsplit("_", 1)[1]) for name in ids(found)} == expected
+    assert found.num_rows == 8 * len(expected)
+
+
+def test_what_crosses_the_antimeridian_is_marked_as_such(dateline: Collection) -> None:
+    assert dateline.bounds is not None
+    assert dateline.bounds.crosses_antimeridian
+    assert dateline.descriptor["extent"]["spatial"]["bbox"][0] == pytest.approx(
+        [178.95, -16.8, -178.95, -16.0]
+    )
+    rows = Reader(dateline).items(limit=1000).to_pylist()
+    over = [row for row in rows if row["bbox"]["xmin"] > row["bbox"]["xmax"]]
+    assert {row["id"].rsplit("_", 1)[1] for row in over} == {"10"}
+    assert all(abs(abs(row["lon"]) - 180) < 1e-9 for row in over)
+
+
+def test_around_finds_a_chip_over_the_antimeridian_from_both_sides(dateline: Collection) -> None:
+    reader = Reader(dateline)
+    for lon in (179.999, -179.999, 180.0, -180.0):
+        found = reader.around(LonLat(lon, -16.35))
+        assert ids(found) == {"pacific_3_10"}
+        position = found["position"][0].as_py()
+        assert reader.rows([position])["id"].to_pylist() == ["pacific_3_10"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scenes"),
+    [
+        ("2018-10-13T10:00:00Z", {"a"}),
+        ("2018-10-13T12:00:00+02:00", {"a"}),
+        ("2018-10-01/..", {"a"}),
+        ("../2018-10-13T09:59:59Z", set()),
+        ("2019-01-01/2020-01-01", set()),
+        ("../..", {"a", "b"}),
+    ],
+)
+def test_times_filter_what_has_one(small: Collection, text: str, scenes: set[str]) -> None:
+    reader, time = Reader(small), TimeRange.parse(text)
+    found = reader.items(time=time, limit=1000)
+    assert {name.split("_")[0] for name in ids(found)} == scenes
+    assert reader.count(time=time) == found.num_rows
+    assert str(found["datetime"].type) == "timestamp[us, tz=UTC]"
+
+
+def test_items_are_found_by_id_and_only_by_id(small: Collection) -> None:
+    reader = Reader(small)
+    assert reader.item("b_3_4")["id"].to_pylist() == ["b_3_4"]
+    for name in ("b_99_99", "", "' OR 1=1 --", "b_3_%"):
+        with pytest.raises(ItemNotFoundError, match="has no item"):
+            reader.item(name)
+
+
+def test_rows_come_in_the_order_asked_for(small: Collection) -> None:
+    reader = Reader(small)
+    everything = reader.items(limit=1000)
+    wanted = [287, 0, 143, 144, 5, 287]
+    expected = [everything["id"][i].as_py() for i in wanted]
+    assert reader.rows(wanted)["id"].to_pylist() == expected
+    assert reader.rows([]).num_rows == 0
+
+
+def test_batches_give_all_vectors_in_row_order(small: Collection) -> None:
+    reader = Reader(small)
+    vectors = np.concatenate([values for _, values in reader.batches(rows=50)])
+    stored = np.concatenate(
+        [np.array(pq.read_table(p)["embedding"].to_pylist()) for p in small.part_paths]
+    )
+    assert vectors.dtype == np.float32
+    assert (vectors == stored.astype(np.float32)).all()
+    assert not np.array_equal(vectors[:144], vectors[144:])
+
+
+def test_an_empty_collection_reads_as_nothing(small: Collection) -> None:
+    reader = Reader(replace(small, scenes=()))
+    assert reader.items(Bounds(-180, -90, 180, 90)).num_rows == 0
+    assert reader.count() == reader.count(Bounds(-180, -90, 180, 90)) == 0
+    with pytest.raises(ItemNotFoundError):
+        reader.item("a_0_0")
+
+
+def test_many_threads_share_a_reader(small: Collection) -> None:
+    reader = Reader(small)
+    everything = reader.items(limit=1000)["id"].to_pylist()
+
+    def work(number: int) -> bool:
+        name = everything[number * 7 % 288]
+        return (
+            reader.item(name)["id"].to_pylist() == [name]
+            and reader.items(limit=20, offset=number)["id"].to_pylist()
+            == everything[number : number + 20]
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(60)))

@@ -1,0 +1,227 @@
+"""From a place to its kin: which chip is meant, what is left out, what is said where none is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+
+from embeddings.errors import (
+    CollectionNotFoundError,
+    InputError,
+    NoDataAtPlaceError,
+    OutsideCoverageError,
+)
+from embeddings.search import Searcher, SearchQuery, SearchResult, distance_m
+from embeddings.store import Collection, Store
+from embeddings.store.reader import Reader
+from embeddings.types import LonLat
+
+Embed = Callable[..., Collection]
+
+
+@pytest.fixture(scope="module")
+def searcher(small: Collection) -> Searcher:
+    return Searcher(Store(small.path.parent))
+
+
+def centre(collection: Collection, item: str) -> LonLat:
+    row = Reader(collection).item(item).to_pylist()[0]
+    return LonLat(row["lon"], row["lat"])
+
+
+def found(result: SearchResult) -> list[str]:
+    return result.matches["id"].to_pylist()
+
+
+def test_the_best_are_those_of_the_oracle(small: Collection, searcher: Searcher) -> None:
+    everything = Reader(small).items(limit=1000)
+    names = everything["id"].to_pylist()
+    vectors = np.concatenate([v for _, v in Reader(small).batches()]).astype(np.float64)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for name in ("a_0_0", "a_11_11", "b_5_7"):
+        query = names.index(name)
+        result = searcher.search("land", SearchQuery(centre(small, name), k=20))
+        cosine = units @ units[query]
+        cosine[query] = -2
+        best = np.argsort(-cosine)[:20]
+        assert found(result) == [names[i] for i in best]
+        assert np.allclose(result.similarity, cosine[best], atol=1e-6)
+        assert result.query_item["id"].to_pylist() == [name]
+        assert (result.considered, result.matched) == (288, 287)
+
+
+def test_k_is_how_many_at_most(small: Collection, searcher: Searcher) -> None:
+    at = centre(small, "a_3_3")
+    assert len(found(searcher.search("land", SearchQuery(at, k=1)))) == 1
+    everything = found(searcher.search("land", SearchQuery(at, k=10_000)))
+    assert len(everything) == len(set(everything)) == 287
+    assert "a_3_3" not in everything
+
+
+@pytest.mark.parametrize("exclude_m", [0.0, 79.0, 81.0, 300.0])
+def test_the_surroundings_of_the_query_are_left_out(
+    small: Collection, searcher: Searcher, exclude_m: float
+) -> None:
+    geod = pyproj.Geod(ellps="WGS84")
+    at = centre(small, "a_5_5")
+    result = searcher.search("land", SearchQuery(at, k=10_000, exclude_m=exclude_m))
+    lon, lat = (result.matches[c].to_numpy() for c in ("lon", "lat"))
+    _, _, away = geod.inv(np.full(len(lon), at.lon), np.full(len(lon), at.lat), lon, lat)
+    assert away.min() > exclude_m * 0.995
+    # 80 m apart: none, none, the four nearest, and 45 in a circle of 300 m are left out.
+    assert 287 - len(away) == {0.0: 0, 79.0: 0, 81.0: 4, 300.0: 44}[exclude_m]
+    assert (result.matched, result.considered) == (len(away), 288)
+
+
+def test_everything_may_be_left_out(small: Collection, searcher: Searcher) -> None:
+    query = SearchQuery(centre(small, "a_5_5"), exclude_m=1e6)
+    result = searcher.search("land", query)
+    assert (found(result), len(result.similarity), result.matched) == ([], 0, 0)
+
+
+def test_a_place_means_the_chip_that_contains_it(small: Collection, searcher: Searcher) -> None:
+    rows = Reader(small).items(limit=1000).to_pylist()
+    rng = np.random.default_rng(0)
+    for row in rows[::40]:
+        shape = shapely.from_wkb(row["geometry"])
+        box = row["bbox"]
+        for _ in range(5):
+            point = shapely.Point(
+                rng.uniform(box["xmin"], box["xmax"]), rng.uniform(box["ymin"], box["ymax"])
+            )
+            if shape.contains(point):
+                result = searcher.search("land", SearchQuery(LonLat(point.x, point.y), k=1))
+                assert result.query_item["id"].to_pylist() == [row["id"]]
+
+
+def test_of_overlapping_chips_the_nearest_centre_is_meant(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    collection = embed(tmp_path / "s", write_raster(tmp_path / "a.tif", land()), stride="2")
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
+    searcher = Searcher(Store(tmp_path / "s"))
+    # Chip (r, c) has its centre at pixel 2 r + 4, 2 c + 4.
+    for row, col in ((20.2, 40.9), (21.4, 41.4), (4.0, 4.0), (0.5, 0.5), (95.5, 95.5)):
+        at = LonLat(*to_lonlat.transform(500_000 + 10 * col, 5_200_000 - 10 * row))
+        result = searcher.search("land", SearchQuery(at, k=1))
+        expected = [min(max(round((p - 4) / 2), 0), 44) for p in (row, col)]
+        assert result.query_item["id"].to_pylist() == ["a_{}_{}".format(*expected)]
+    assert collection.count == 45 * 45
+
+
+def test_no_data_and_no_coverage_are_told_apart_and_the_nearest_chip_is_named(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    values = land()
+    values[:, :40, :40] = 0
+    embed(tmp_path / "s", write_raster(tmp_path / "a.tif", values))
+    searcher = Searcher(Store(tmp_path / "s"))
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
+
+    def at(col: float, row: float) -> SearchQuery:
+        return SearchQuery(LonLat(*to_lonlat.transform(500_000 + 10 * col, 5_200_000 - 10 * row)))
+
+    # The middle of the masked chip beside chip (2, 5), 80 m from its centre.
+    with pytest.raises(NoDataAtPlaceError, match="masked there") as caught:
+        searcher.search("land", at(36, 20))
+    assert "The nearest chip is 'a_2_5', 0.08 km away at 15." in str(caught.value)
+    with pytest.raises(OutsideCoverageError, match="lies outside collection 'land'") as outside:
+        searcher.search("land", at(60, -100))
+    assert "'a_0_7'" in str(outside.value)
+    assert float(re.findall(r"([\d.]+) km away", str(outside.value))[0]) == pytest.approx(1.04)
+    with pytest.raises(OutsideCoverageError, match=r"[\d,]{6}\.\d\d km away"):
+        searcher.search("land", SearchQuery(LonLat(-165, -47)))
+
+
+def test_a_search_over_the_antimeridian(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    file = write_raster(
+        tmp_path / "p.tif", land(64, 64), crs="EPSG:4326", origin=(179.968, 0.032), res=0.001
+    )
+    embed(tmp_path / "s", file)
+    searcher = Searcher(Store(tmp_path / "s"))
+    result = searcher.search("land", SearchQuery(LonLat(179.999, 0.004), k=100))
+    assert result.query_item["id"].to_pylist() == ["p_3_3"]
+    assert len(found(result)) == 63
+    east = searcher.search("land", SearchQuery(LonLat(-179.996, -0.004), exclude_m=900.0, k=100))
+    assert east.query_item["id"].to_pylist() == ["p_4_4"]
+    # 890 m apart: the four nearest are gone, the one across the antimeridian with them.
+    assert {"p_4_3", "p_3_4", "p_5_4", "p_4_5"}.isdisjoint(found(east))
+    assert len(found(east)) == 59
+    with pytest.raises(OutsideCoverageError, match=r"'p_4_0', [\d.]+ km away"):
+        searcher.search("land", SearchQuery(LonLat(179.9, -0.004)))
+
+
+def test_the_same_place_at_another_date_is_a_match_unless_left_out(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    for name, date in (("may", "2020-05-01"), ("june", "2020-06-01")):
+        file = write_raster(tmp_path / f"{name}.tif", land(seed=1))
+        collection = embed(tmp_path / "s", file, datetime=date)
+    searcher, at = Searcher(Store(tmp_path / "s")), centre(collection, "may_4_4")
+    first = searcher.search("land", SearchQuery(at, k=1))
+    assert {*first.query_item["id"].to_pylist(), *found(first)} == {"may_4_4", "june_4_4"}
+    other = searcher.search("land", SearchQuery(at, k=300, exclude_m=1))
+    assert {"may_4_4", "june_4_4"}.isdisjoint(found(other))
+
+
+def test_distances_are_great_circles() -> None:
+    lon, lat = np.array([-179.9, 0.0, 179.9]), np.array([0.0, 90.0, 0.0])
+    away = distance_m(LonLat(179.9, 0.0), lon, lat)
+    geod = pyproj.Geod(a=6_371_008.8, b=6_371_008.8)
+    _, _, expected = geod.inv([179.9] * 3, [0.0] * 3, lon, lat)
+    assert np.allclose(away, expected, rtol=1e-9, atol=1e-6)
+
+
+def test_queries_that_make_no_sense(searcher: Searcher) -> None:
+    at = LonLat(15, 47)
+    for k in (0, -1, 10_001):
+        with pytest.raises(InputError, match="k is"):
+            SearchQuery(at, k=k)
+    for exclude in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="exclusion radius"):
+            SearchQuery(at, exclude_m=exclude)
+    with pytest.raises(CollectionNotFoundError, match="There: land"):
+        searcher.search("sea", SearchQuery(at))
+
+
+def test_a_grown_collection_gives_new_answers(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    first = embed(tmp_path / "s", write_raster(tmp_path / "a.tif", land(seed=1)))
+    searcher = Searcher(Store(tmp_path / "s"))
+    query = SearchQuery(centre(first, "a_4_4"), k=10_000)
+    assert searcher.search("land", query).considered == 144
+    twin = write_raster(tmp_path / "b.tif", land(seed=1), origin=(520_000, 5_200_000))
+    embed(tmp_path / "s", twin)
+    again = searcher.search("land", query)
+    assert again.considered == 288
+    assert found(again)[0] == "b_4_4"
+    assert again.similarity[0] == pytest.approx(1, abs=1e-6)
+    searcher.store.rename("land", "valley")
+    with pytest.raises(CollectionNotFoundError):
+        searcher.search("land", query)
+    assert searcher.search("valley", query).considered == 288
+
+
+def test_many_threads_search_at_once(small: Collection) -> None:
+    searcher = Searcher(Store(small.path.parent))
+    names = [f"a_{i}_{i}" for i in range(12)] * 2
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(
+            pool.map(
+                lambda name: searcher.search("land", SearchQuery(centre(small, name), k=5)), names
+            )
+        )
+    for name, answer, again in zip(names, answers[:12], answers[12:], strict=False):
+        assert answer.query_item["id"].to_pylist() == [name]
+        assert found(answer) == found(again)
