@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     The port in ``settings`` must be the one that clients use: links and the Host check name it.
     Raises StoreError if the store cannot be opened.
     """
-    store = Store.open(settings.store)
+    store = Store.create(settings.store)
     jobs = JobQueue(settings.limits, settings.server.url)
 
     @asynccontextmanager

@@ -72,7 +72,7 @@ def run(
     )
     for text in report.notes:
         say(f"Note: {text}")
-    with _server(out / "store", out / "ready.json") as client:
+    with server(out / "store", out / "ready.json") as client:
         say(f"Serving at {client.url}")
         if made_up:
             chip_px = client.collection(COLLECTION)["spec"]["layout"]["chip_px"][0]
@@ -129,7 +129,7 @@ def _cover(truth: NDArray[np.uint8], item_id: str, chip_px: int) -> tuple[int, f
 
 
 @contextmanager
-def _server(store: Path, ready_file: Path) -> Iterator[Client]:
+def server(store: Path, ready_file: Path) -> Iterator[Client]:
     """Run ``terrakin serve`` as a process of its own and yield a client."""
     ready_file.unlink(missing_ok=True)
     command = [

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from embeddings.errors import PlaceError
-from embeddings.types import LonLat
+from embeddings.types import Bounds, LonLat
 
 _METRES = re.compile(r"(\d+(?:\.\d+)?)\s*(m|km)?")
 
@@ -23,6 +23,19 @@ class PlaceType(click.ParamType[LonLat]):
         """Return a LonLat, or fail with the reason."""
         try:
             return value if isinstance(value, LonLat) else LonLat.parse(value)
+        except PlaceError as error:
+            self.fail(str(error), param, ctx)
+
+
+class BoundsType(click.ParamType[Bounds]):
+    """W,S,E,N in degrees."""
+
+    name = "w,s,e,n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return Bounds, or fail with the reason."""
+        try:
+            return value if isinstance(value, Bounds) else Bounds.parse(value)
         except PlaceError as error:
             self.fail(str(error), param, ctx)
 

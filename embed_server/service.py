@@ -70,7 +70,7 @@ class Service:
     def collections(self) -> models.Collections:
         """Describe every readable collection; the log names one that is damaged."""
         found = []
-        for name in self._store.names():
+        for name in [*self._store.names(), *self._store.shipped()]:
             try:
                 found.append(self._described(self._store.collection(name)))
             except (CollectionNotFoundError, StoreFormatError) as error:

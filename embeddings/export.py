@@ -86,6 +86,24 @@ def write_places(answer: Mapping[str, Any], path: Path) -> None:
         writer(answer, temporary)
 
 
+def merged(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Put several named answers into one, to be written together.
+
+    Every feature gets its answer's name as ``query``; the names' own queries stand in
+    ``searches``.
+    """
+    features = [
+        {**feature, "properties": {"query": name, **feature["properties"]}}
+        for name, answer in answers.items()
+        for feature in answer["features"]
+    ]
+    searches = {
+        name: {key: value for key, value in answer.items() if key not in ("type", "features")}
+        for name, answer in answers.items()
+    }
+    return {"type": "FeatureCollection", "features": features, "searches": searches}
+
+
 def check_suffix(path: Path) -> Callable[[Mapping[str, Any], Path], None]:
     """Return the function that writes files of this suffix, or raise InputError."""
     writers = {".gpkg": _write_gpkg, ".geojson": _write_geojson, ".parquet": _write_parquet}
@@ -112,6 +130,8 @@ def _columns(answer: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         "lon": np.float64,
         "lat": np.float64,
     }
+    if rows and "query" in rows[0]:
+        dtypes = {"query": object, **dtypes}
     return {
         name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in dtypes.items()
     }

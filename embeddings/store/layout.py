@@ -18,6 +18,12 @@ from embeddings.errors import InputError
 STORE_FORMAT_VERSION = 1
 COLLECTION_FORMAT_VERSION = 1
 
+SHIPPED_FOLDER = Path(__file__).parents[1] / "world" / "data"
+"""A store of read-only collections that comes with the package and is present in every store."""
+
+RESERVED_NAMES = {"world"}
+"""Names of shipped collections; nothing else may be called so."""
+
 STORE_FILE = "terrakin.json"
 LOCK_FILE = ".lock"
 COLLECTION_FILE = "collection.json"
@@ -39,6 +45,8 @@ def check_name(name: str) -> str:
             f"'{name}' cannot name a collection. Use 1 to 64 lower-case letters, digits, '-' and "
             "'_', beginning with a letter or digit, for example 'carolina-2018'."
         )
+    if name in RESERVED_NAMES:
+        raise InputError(f"'{name}' is the collection that comes with Terrakin. Use another name.")
     return name
 
 

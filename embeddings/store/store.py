@@ -18,11 +18,13 @@ from embeddings.errors import (
     StoreError,
     StoreFormatError,
     StoreLockedError,
+    StoreNotWritableError,
 )
 from embeddings.store.collection import Collection
 from embeddings.store.layout import (
     COLLECTION_FILE,
     LOCK_FILE,
+    SHIPPED_FOLDER,
     STORE_FILE,
     STORE_FORMAT_VERSION,
     check_name,
@@ -73,24 +75,35 @@ class Store:
         return cls.open(path)
 
     def names(self) -> list[str]:
-        """Return the names of the collections, sorted."""
-        return sorted(
-            folder.name
-            for folder in self.path.iterdir()
-            if not folder.name.startswith(".") and (folder / COLLECTION_FILE).exists()
-        )
+        """Return the names of the store's own collections, sorted."""
+        return _names(self.path)
+
+    def shipped(self) -> list[str]:
+        """Return the names of the read-only collections that come with the package."""
+        return [name for name in _names(SHIPPED_FOLDER) if name not in self.names()]
 
     def collection(self, name: str) -> Collection:
-        """Return one collection. Raises CollectionNotFoundError, naming those there are."""
+        """Return one collection, own or shipped.
+
+        Raises CollectionNotFoundError, naming those there are.
+        """
+        if name in self.shipped():
+            return Collection.load(SHIPPED_FOLDER / name)
         self._check_there(name)
         return Collection.load(self.path / name)
 
     def _check_there(self, name: str) -> None:
-        if name not in self.names():
-            there = ", ".join(self.names()) or "none yet"
-            raise CollectionNotFoundError(
-                f"There is no collection '{name}' in {self.path}. There: {there}."
+        if name in self.names():
+            return
+        if name in self.shipped():
+            raise StoreNotWritableError(
+                f"Collection '{name}' comes with Terrakin and is read-only. Embed into, rename or "
+                "delete a collection of your own."
             )
+        there = ", ".join([*self.names(), *self.shipped()])
+        raise CollectionNotFoundError(
+            f"There is no collection '{name}' in {self.path}. There: {there}."
+        )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -154,3 +167,11 @@ class Store:
         trash = self.path / f".deleted-{folder.name.lstrip('.')}"
         shutil.rmtree(trash, ignore_errors=True)
         return trash
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(
+        found.name
+        for found in folder.iterdir()
+        if not found.name.startswith(".") and (found / COLLECTION_FILE).exists()
+    )

@@ -40,6 +40,8 @@ def verify(
 
 
 def _check_encoder(collection: Collection) -> list[str]:
+    if collection.spec.layout is None:  # embeddings of places; there is no image to embed later
+        return []
     try:
         encoder = encoders.load(collection.path)
     except StoreFormatError as error:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from embeddings.search import MAX_K, Searcher, SearchQuery, distance_m
+from embeddings.search import MAX_K, Searcher, SearchQuery
+from embeddings.spacing import spread
 from embeddings.store import Store
 from embeddings.types import LonLat
 from embeddings.world import NAME, STORE
@@ -45,20 +43,6 @@ def kin_of(searcher: Searcher, title: str, place: LonLat) -> Kin:
     lon, lat = (found.matches[name].to_numpy() for name in ("lon", "lat"))
     kept = spread(lon, lat, APART_M, MATCHES)
     return Kin(title, place, lon[kept], lat[kept], found.similarity[kept])
-
-
-def spread(
-    lon: npt.NDArray[np.float64], lat: npt.NDArray[np.float64], apart_m: float, most: int
-) -> list[int]:
-    """Return the first places, in their order, that lie ``apart_m`` from all chosen before."""
-    free = np.ones(len(lon), bool)
-    kept: list[int] = []
-    while free.any() and len(kept) < most:
-        best = int(np.argmax(free))
-        kept.append(best)
-        free &= distance_m(LonLat(float(lon[best]), float(lat[best])), lon, lat) >= apart_m
-        free[best] = False
-    return kept
 
 
 def main(arguments: list[str]) -> int:

@@ -27,6 +27,7 @@ SERVER = [
     {"routes"},
     {"app"},
     {"runner", "demo"},
+    {"commands"},
     {"cli"},
 ]
 

@@ -15,12 +15,13 @@ from embeddings.errors import CollectionExistsError, InputError, SourceError
 from embeddings.grid import MajorTomGrid
 from embeddings.land import cells_with_land, is_land
 from embeddings.search import Searcher, SearchQuery, distance_m
+from embeddings.spacing import spread
 from embeddings.store import Collection, Store
 from embeddings.store.schema import embedding_matrix, read_footer_spec
 from embeddings.types import LonLat
 from embeddings.world import NAME, STORE
 from embeddings.world.build import GRID_KM, build
-from embeddings.world.make_pictures import PLACES, spread
+from embeddings.world.make_pictures import PLACES
 from embeddings.world.picture import Kin, draw_world
 from embeddings.world.windows import LandWindows, Sums
 

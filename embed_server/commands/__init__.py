@@ -1,0 +1,1 @@
+"""The subcommands of ``terrakin``: argument parsing and printing only."""

@@ -1,0 +1,330 @@
+"""Location embeddings of every cell of a Major TOM grid: streamed into a collection, row by row.
+
+A part holds whole rows, south to north and west to east. Parts are made in parallel and recorded
+in order; a finished part is not made again, so that a run can be killed and run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from embeddings import codec
+from embeddings.atomic import check_space
+from embeddings.encoders.location import LocationEncoder
+from embeddings.errors import (
+    CancelledError,
+    CollectionExistsError,
+    InputError,
+    NoDataError,
+    SpecMismatchError,
+)
+from embeddings.grid import MajorTomGrid
+from embeddings.land import cells_with_land
+from embeddings.raster_job import EmbedReport, Progress
+from embeddings.sources.areas import Area
+from embeddings.sources.chips import polygons
+from embeddings.spec import Dtype, EmbeddingSpec
+from embeddings.store import Collection, Scene, Store
+from embeddings.store.layout import COLLECTION_FILE, check_name
+from embeddings.store.schema import arrow_schema, embedding_array, row_bytes, rows_per_part
+from embeddings.store.writer import CollectionWriter
+from embeddings.types import Bounds
+
+CELLS_AT_ONCE = 2048
+BYTES_ON_DISK = 0.95
+"""Bytes on disk for each byte before compression; float16 vectors hardly shrink."""
+
+
+@dataclass(frozen=True, slots=True)
+class GridJob:
+    """Which cells of which grid to embed, and where to."""
+
+    store: Path
+    collection: str
+    grid_km: float
+    area: Area | None = None
+    land: bool = False
+    dtype: Dtype = "float16"
+    licence: str = "proprietary"
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Whole rows that become one part."""
+
+    number: int
+    rows: NDArray[np.int32]
+    cells: int
+
+
+def embed_grid(
+    job: GridJob,
+    encoder: LocationEncoder,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> EmbedReport:
+    """Embed the cells' centres into a collection, resuming what an earlier run left.
+
+    Raises TerrakinError; StorageFullError before anything is written if the disk is too small.
+    """
+    check_name(job.collection)
+    if job.dtype == "int8":
+        raise InputError("Location embeddings are stored as float16 or float32, not int8.")
+    run = _GridRun(job, encoder, MajorTomGrid(job.grid_km), progress, cancelled)
+    store = Store.create(job.store)
+    with store.writing():
+        return run.into(store)
+
+
+class _GridRun:
+    def __init__(
+        self,
+        job: GridJob,
+        encoder: LocationEncoder,
+        grid: MajorTomGrid,
+        progress: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.job = job
+        self.encoder = encoder
+        self.grid = grid
+        self.progress = progress
+        self.cancelled = cancelled
+        self.spec = _spec(job, encoder)
+        self._bounds = job.area.bounds if job.area is not None else None
+        self.blocks = list(_blocks(grid, self._bounds, rows_per_part(self.spec)))
+        self.planned = sum(block.cells for block in self.blocks)
+
+    def into(self, store: Store) -> EmbedReport:
+        target = store.path / self.job.collection
+        if not self.job.replace or not (target / COLLECTION_FILE).exists():
+            return self._embed(store, target)
+        fresh = store.path / f".replacing-{self.job.collection}"
+        store.discard(fresh)
+        report = self._embed(store, fresh)
+        store.put_in_place(fresh, target)
+        return report
+
+    def _embed(self, store: Store, folder: Path) -> EmbedReport:
+        scene = self._scene()
+        if (folder / COLLECTION_FILE).exists():
+            self._check(Collection.load(folder), scene)
+            writer = CollectionWriter.resume(folder)
+        else:
+            check_space(folder, int(self.planned * row_bytes(self.spec) * BYTES_ON_DISK))
+            writer = CollectionWriter.begin(folder, self.spec, self.job.licence, lambda _: None)
+        writer.begin_scene(scene)
+        resumed = writer.scene(scene.id).embedded
+        if not writer.scene(scene.id).complete:
+            self._write(writer, scene.id)
+            writer.finish_scene(scene.id)
+        done = writer.scene(scene.id)
+        if not done.embedded:
+            store.discard(folder)
+            raise NoDataError(
+                "No cell of the grid lies there; nothing was written. Widen the "
+                "area, or leave out --land."
+            )
+        return EmbedReport(
+            self.job.collection,
+            scene.id,
+            done.planned,
+            done.embedded,
+            done.absent,
+            resumed,
+            done.notes,
+        )
+
+    def _check(self, collection: Collection, scene: Scene) -> None:
+        differences = collection.spec.differences(self.spec)
+        if differences:
+            raise SpecMismatchError(
+                f"Collection '{collection.id}' has another spec: {'; '.join(differences)}. Use "
+                "another --collection, or make it anew with --replace."
+            )
+        known = collection.scene(scene.id)
+        if known is None or known.fingerprint != scene.fingerprint:
+            raise CollectionExistsError(
+                f"Collection '{collection.id}' holds other cells of this grid. Use another "
+                "--collection, or make it anew with --replace."
+            )
+
+    def _write(self, writer: CollectionWriter, scene_id: str) -> None:
+        done = 0
+        waiting: deque[tuple[_Block, Future[Any]]] = deque()
+        todo = iter(self.blocks)
+        threads = os.cpu_count() or 1
+        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+            while True:
+                # One part more than there are threads is kept ready, so memory stays bounded.
+                while len(waiting) <= threads and (block := next(todo, None)) is not None:
+                    if writer.is_published(scene_id, block.number):
+                        done += block.cells
+                    else:
+                        make = pool.submit(self._make, writer, scene_id, block)
+                        waiting.append((block, make))
+                if not waiting:
+                    return
+                block, made = waiting.popleft()
+                writer.record_part(scene_id, made.result(), block.cells)
+                done += block.cells
+                self.progress(Progress(done, self.planned, f"{done:,} of {self.planned:,} cells"))
+
+    def _make(self, writer: CollectionWriter, scene_id: str, block: _Block) -> Any:
+        if self.cancelled():
+            raise CancelledError(
+                "Stopped as asked. What was finished is kept; the same command goes on from there."
+            )
+        return writer.write_part(scene_id, block.number, self._table(block))
+
+    def _table(self, block: _Block) -> pa.Table:
+        rows, cols = self._cells(block)
+        lon, lat = self.grid.centre(rows, cols)
+        names = pa.array(self.grid.names(rows, cols).tolist() if len(rows) else [], pa.string())
+        west, south, east, north = self.grid.footprint(rows, cols)
+        boxes = pa.StructArray.from_arrays(
+            [west, south, east, north], names=["xmin", "ymin", "xmax", "ymax"]
+        )
+        columns = {
+            "id": names,
+            "grid_cell": names,
+            "datetime": pa.nulls(len(rows), pa.timestamp("us", tz="UTC")),
+            "lon": lon,
+            "lat": lat,
+            "bbox": boxes,
+            "geometry": pa.array(_footprints(west, south, east, north), pa.binary()),
+            "embedding": embedding_array(self._vectors(rows, lon, lat)),
+        }
+        return pa.table(columns).cast(arrow_schema(self.spec))
+
+    def _cells(self, block: _Block) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        found = [_row_cells(self.grid, int(row), self._bounds) for row in block.rows]
+        rows = np.concatenate(
+            [np.full(len(c), r, np.int32) for r, c in zip(block.rows, found, strict=True)]
+        )
+        cols = np.concatenate(found)
+        keep = np.ones(len(rows), dtype=bool)
+        if self.job.area is not None and len(rows):
+            keep &= self.job.area.contains(*self.grid.centre(rows, cols))
+        if self.job.land and len(rows):
+            keep &= cells_with_land(self.grid, rows, cols)
+        return rows[keep], cols[keep]
+
+    def _vectors(
+        self, rows: NDArray[np.int32], lon: NDArray[np.float64], lat: NDArray[np.float64]
+    ) -> NDArray[Any]:
+        dtype: Any = np.float16 if self.job.dtype == "float16" else np.float32
+        out = np.empty((len(rows), self.encoder.dim), dtype=dtype)
+        if not len(rows):
+            return out
+        firsts = np.flatnonzero(np.r_[True, np.diff(rows) != 0])
+        folded = self.encoder.fold(lat[firsts])
+        for row, start, end in zip(folded, firsts, [*firsts[1:], len(rows)], strict=True):
+            for at in range(int(start), int(end), CELLS_AT_ONCE):
+                here = slice(at, min(at + CELLS_AT_ONCE, int(end)))
+                vectors = self.encoder.encode_row(row, lon[here])
+                out[here] = codec.encode(vectors, self.job.dtype)
+        return out
+
+    def _scene(self) -> Scene:
+        area = self.job.area
+        identity = [self.encoder.sha256, self.job.grid_km, area and area.fingerprint, self.job.land]
+        bounds = area.bounds if area else Bounds(-180.0, -90.0, 180.0, 90.0)
+        west, south, east, north = bounds.west_south_east_north()
+        shape = area.outline if area else shapely.box(west, south, east, north)
+        return Scene(
+            id=f"grid-{self.job.grid_km:g}km",
+            fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+            files=(),
+            datetime=None,
+            footprint=json.loads(shapely.to_geojson(shape)),
+            bbox=(west, south, east, north),
+            planned=self.planned,
+            absent=0,
+            complete=False,
+            parts=(),
+            notes=("land cells only",) if self.job.land else (),
+        )
+
+
+def _spec(job: GridJob, encoder: LocationEncoder) -> EmbeddingSpec:
+    return EmbeddingSpec(
+        product=f"{encoder.name} locations",
+        model=encoder.name,
+        model_version="1",
+        weights_sha256=encoder.sha256,
+        dim=encoder.dim,
+        dtype=job.dtype,
+        scale=None,
+        norm="none",
+        bands=(),
+        gsd_m=job.grid_km * 1000,
+        layout=None,
+        grid_km=job.grid_km,
+        preprocessing=None,
+        source="longitude and latitude",
+        licence=job.licence,
+    )
+
+
+def _blocks(grid: MajorTomGrid, bounds: Bounds | None, most: int) -> Iterator[_Block]:
+    """Group consecutive rows so that a block plans at most ``most`` cells (or is one row)."""
+    rows: list[int] = []
+    cells = number = 0
+    for row in range(grid.first_row, grid.last_row + 1):
+        count = _planned(grid, row, bounds)
+        if not count:
+            continue
+        if rows and cells + count > most:
+            yield _Block(number, np.array(rows, np.int32), cells)
+            rows, cells, number = [], 0, number + 1
+        rows.append(row)
+        cells += count
+    if rows:
+        yield _Block(number, np.array(rows, np.int32), cells)
+
+
+def _planned(grid: MajorTomGrid, row: int, bounds: Bounds | None) -> int:
+    if bounds is None:
+        return int(grid.columns(row)[1])
+    return len(_row_cells(grid, row, bounds))
+
+
+def _row_cells(grid: MajorTomGrid, row: int, bounds: Bounds | None) -> NDArray[np.int32]:
+    """Return the columns of a row whose centres lie within the bounds."""
+    first, count = grid.columns(row)
+    cols = np.arange(int(first), int(first) + int(count), dtype=np.int32)
+    if bounds is None:
+        return cols
+    lon, lat = grid.centre(np.full(1, row, np.int32), cols[:1])
+    west, south, east, north = bounds.west_south_east_north()
+    if not south <= lat[0] <= north:
+        return cols[:0]
+    lon, _ = grid.centre(np.full(len(cols), row, np.int32), cols)
+    inside = (lon >= west) | (lon <= east) if west > east else (lon >= west) & (lon <= east)
+    return cols[inside]
+
+
+def _footprints(west: Any, south: Any, east: Any, north: Any) -> Any:
+    crossing = east < west
+    shapes = shapely.box(west, south, np.where(crossing, east + 360.0, east), north)
+    for i in np.flatnonzero(crossing):
+        lon = np.array([[west[i], east[i], east[i], west[i]]])
+        lat = np.array([[south[i], south[i], north[i], north[i]]])
+        shapes[i] = polygons(lon, lat)[0][0]
+    return shapely.to_wkb(shapes, byte_order=1)
