@@ -45,6 +45,9 @@ from embeddings.store.writer import CollectionWriter
 from embeddings.types import Bounds
 
 CELLS_AT_ONCE = 2048
+PART_SHARE = 4
+"""Parts are this much smaller than usual, since several are made at once."""
+MOST_THREADS = 8
 BYTES_ON_DISK = 0.95
 """Bytes on disk for each byte before compression; float16 vectors hardly shrink."""
 
@@ -107,7 +110,7 @@ class _GridRun:
         self.cancelled = cancelled
         self.spec = _spec(job, encoder)
         self._bounds = job.area.bounds if job.area is not None else None
-        self.blocks = list(_blocks(grid, self._bounds, rows_per_part(self.spec)))
+        self.blocks = list(_blocks(grid, self._bounds, rows_per_part(self.spec) // PART_SHARE))
         self.planned = sum(block.cells for block in self.blocks)
 
     def into(self, store: Store) -> EmbedReport:
@@ -168,7 +171,7 @@ class _GridRun:
         done = 0
         waiting: deque[tuple[_Block, Future[Any]]] = deque()
         todo = iter(self.blocks)
-        threads = os.cpu_count() or 1
+        threads = min(os.cpu_count() or 1, MOST_THREADS)
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             while True:
                 # One part more than there are threads is kept ready, so memory stays bounded.

@@ -42,7 +42,7 @@ def legendre_official(theta: Floats, degrees: int) -> Floats:
     sine = 1.0 - x**2
     for l in range(degrees):  # noqa: E741 - the field's name
         for m in range(l + 1):
-            factor, exponents, coefficients = _official_terms(l, m)
+            factor, exponents, coefficients = official_terms(l, m)
             terms = powers[:, list(exponents)] * coefficients
             value = np.add.accumulate(terms, axis=1)[:, -1]
             out[:, l, m] = factor * sine ** (m / 2) * value
@@ -97,7 +97,7 @@ def feature_orders(degrees: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 @cache
-def _official_terms(l: int, m: int) -> tuple[float, tuple[int, ...], Floats]:  # noqa: E741
+def official_terms(l: int, m: int) -> tuple[float, tuple[int, ...], Floats]:  # noqa: E741
     """Return (factor, exponents, coefficients) of one harmonic as the generated code prints it.
 
     The m-th derivative of the Legendre polynomial P_l, highest power first, by exact arithmetic;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +89,4 @@ def load_location(path: Path) -> LocationEncoder:
 
 def load_shipped() -> LocationEncoder:
     """Load the encoder that comes with the package."""
-    folder = resources.files("embeddings.world") / "data"
-    with resources.as_file(folder) as path:
-        return load_location(path / "location.safetensors")
+    return load_location(Path(__file__).parents[1] / "world" / "location.safetensors")

@@ -22,6 +22,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 from embeddings.encoders.harmonics import angles, harmonics, legendre_stable, trigonometric
+from embeddings.encoders.location_file import load_shipped
 
 Floats = NDArray[np.float64]
 Features = Callable[[Floats, Floats], Floats]
@@ -61,6 +62,7 @@ def probe_classes(x: Floats, y: NDArray[Any], labels: int, seed: int) -> float:
         scoring="accuracy",
         l1_ratios=(0.0,),
         use_legacy_attributes=False,
+        n_jobs=-1,
     )
     probe.fit(scaler.transform(x[train]), y[train])
     return float((probe.predict(scaler.transform(x[test])) == y[test]).mean())
@@ -119,5 +121,13 @@ def table(data: Path, encoders: dict[str, Features], draws: int = 20) -> dict[st
 
 def _mean(probe: Any, x: Floats, y: Any, labels: int, draws: int) -> float:
     # The long curve point is steadier and slower: fewer draws of it.
-    count = draws if labels <= LABELS else max(2, draws // 4)
+    count = draws if labels <= LABELS else max(2, draws // 5)
     return round(float(np.mean([probe(x, y, labels, seed) for seed in range(count)])), 4)
+
+
+def run(data: Path) -> dict[str, Any]:
+    """Return the table for the shipped encoder and the plain encodings."""
+    if not (data / "koppen").is_dir():
+        return {"probes": f"not measured: {data / 'koppen'} is not there"}
+    shipped = load_shipped()
+    return table(data, {"terrakin (shipped)": shipped.encode, **baselines()})

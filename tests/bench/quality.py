@@ -40,12 +40,17 @@ def run(data: Path) -> dict[str, Any]:
     shares = np.bincount(classes) / len(classes)
     pairs = np.random.default_rng(0).integers(0, len(vectors), (2, 50_000))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    spreads = np.stack([_chips(layer, place).std(axis=1) for layer in layers], axis=1)
+    plain = np.concatenate([means, spreads], axis=1)
     ours, ours_balanced = _precision(vectors, classes)
     raw, raw_balanced = _precision(means, classes)
     return {
         "zion_chips": len(ids),
         "zion_precision_at_10": ours,
         "zion_raw_band_means": raw,
+        "zion_standardised_means_and_deviations": _precision(
+            (plain - plain.mean(axis=0)) / plain.std(axis=0), classes
+        )[0],
         "zion_chance": round(float((shares**2).sum()), 4),
         "zion_precision_at_10_class_mean": ours_balanced,
         "zion_raw_band_means_class_mean": raw_balanced,

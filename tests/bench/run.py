@@ -7,19 +7,24 @@ import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import embed_speed
+import location_quality
+import location_speed
 import quality
 import search_speed
+import world_quality
 
 ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
 
 
 def main() -> int:
     """Run every bench, print a line for each figure."""
-    results = {
+    results: dict[str, Any] = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "python": platform.python_version(),
@@ -28,14 +33,17 @@ def main() -> int:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "search": search_speed.run(),
         "embed": embed_speed.run(),
-        "quality": quality.run(ROOT.parent / "shared" / "data"),
+        "locations": location_speed.run(),
+        "quality": quality.run(DATA),
+        "world": world_quality.run(DATA),
+        "location_probes": location_quality.run(DATA),
     }
     out = ROOT / "build" / "bench.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
-    for bench in ("search", "embed", "quality"):
+    for bench, figures in list(results.items())[2:]:
         print(f"{bench}:")
-        for name, value in results[bench].items():
+        for name, value in figures.items():
             print(f"  {name:<44} {value}")
     print(f"Written to {out}.")
     return 0

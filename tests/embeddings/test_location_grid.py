@@ -101,7 +101,7 @@ def test_cells_of_a_box_an_area_and_of_land(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(location_grid, "rows_per_part", lambda _: 1024)
+    monkeypatch.setattr(location_grid, "rows_per_part", lambda _: 4096)
     calls = iter(range(100))
     with pytest.raises(CancelledError):
         embed_grid(GridJob(tmp_path / "a", "g", 200.0), ENCODER, cancelled=lambda: next(calls) > 4)
