@@ -23,8 +23,8 @@ setup: .venv/ready  ## make .venv with the server and the tools to test it
 	$(PYTHON) .ci/setup.py .venv --dev
 	@touch $@
 
-demo: .venv/run  ## set up, then run the whole path on a made-up scene (SCENE="a.tif b.tif" for yours)
-	$(BIN)/terrakin demo $(SCENE) --out build/demo
+demo: .venv/run  ## set up, then run the whole path (yours: SCENE="a.tif b.tif" ARGS="--nodata 255")
+	$(BIN)/terrakin demo $(SCENE) $(ARGS) --out build/demo
 
 test: test-python test-qgis  ## set up, then run every test
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import shapely
+from pictures import save_small
 from PIL import Image
 
 from embeddings.export import result_geojson
@@ -55,8 +56,8 @@ def main() -> int:
                 nodata=255,
             )
             with Image.open(picture) as image:
-                small = image.resize((image.width * 3 // 4, image.height * 3 // 4))
-            small.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
+                image.load()
+            save_small(image, picture)
     return 0
 
 

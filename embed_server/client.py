@@ -150,8 +150,9 @@ class Client:
         return self._send("GET", f"/jobs/{_id(job_id)}")
 
     def results(self, job_id: str) -> Json:
-        """Return what a successful job gave."""
-        return self._send("GET", f"/jobs/{_id(job_id)}/results")
+        """Return what a successful job gave: the values of its outputs by their ids."""
+        outputs = self._send("GET", f"/jobs/{_id(job_id)}/results")
+        return {name: output["value"] for name, output in outputs.items()}
 
     def dismiss(self, job_id: str) -> Json:
         """Ask a job to stop, or forget an ended one; return its status."""

@@ -169,15 +169,26 @@ class SearchAnswer(Sent):
 
 
 class EmbedRasterInputs(Received):
-    """What ``embed-raster`` takes; only ``files`` and ``collection`` are required."""
+    """What ``embed-raster`` takes; only ``files`` and ``collection`` are required.
+
+    What is left out, or null, is not passed on: the collection's own value holds, or the default
+    of ``RasterJob``.
+    """
 
     files: list[StrictStr] = Field(
-        min_length=1, description="Absolute paths of the bands of one scene, on this machine."
+        min_length=1,
+        description="The bands of one scene: absolute paths of files on this machine.",
     )
     collection: StrictStr = Field(description="Name of the new or existing collection.")
-    encoder: StrictStr = "rcf"
-    chip: StrictStr = Field(default="32", description="Side of a chip: pixels, or '160m'.")
-    stride: StrictStr | None = Field(default=None, description="As chip; by default the chip.")
+    encoder: StrictStr | None = Field(default=None, description="Default: 'rcf'.")
+    chip: StrictStr | None = Field(
+        default=None,
+        description="Side of a chip: pixels, or '160m'. Default: as the collection has, else 32.",
+    )
+    stride: StrictStr | None = Field(
+        default=None,
+        description="Step between chips, as chip. Default: as the collection has, else the chip.",
+    )
     nodata: StrictFloat | Literal["none"] | None = Field(
         default=None, description="Value of pixels without data; by default the files say it."
     )
@@ -186,10 +197,22 @@ class EmbedRasterInputs(Received):
     )
     datetime: StrictStr | None = Field(default=None, description="ISO 8601, UTC.")
     scene: StrictStr | None = Field(default=None, description="Id; by default from file names.")
-    dtype: Literal["float16", "float32", "int8"] = "float16"
-    source: StrictStr | None = Field(default=None, description="The data the files come from.")
-    licence: StrictStr = Field(default="proprietary", description="SPDX identifier.")
-    replace: StrictBool = Field(default=False, description="Discard a collection of that name.")
+    dtype: Literal["float16", "float32", "int8"] | None = Field(
+        default=None, description="Default: as the collection has, else 'float16'."
+    )
+    source: StrictStr | None = Field(
+        default=None,
+        description="The data the files come from. Default: as the collection has, else "
+        "'user imagery'.",
+    )
+    licence: StrictStr | None = Field(
+        default=None,
+        description="SPDX identifier. Default: as the collection has, else 'proprietary'.",
+    )
+    replace: StrictBool = Field(
+        default=False,
+        description="Make the collection anew; the old one serves until the new one stands.",
+    )
 
 
 class EmbedReport(Sent):

@@ -20,6 +20,9 @@ from embed_server.models import (
 )
 from embeddings import __version__
 
+REPORT = "report"
+"""The id of the output of ``embed-raster``."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -66,7 +69,7 @@ class Process:
             }
             for name, entry in schema["properties"].items()
         }
-        outputs = {"report": {"title": "report", "schema": self.output.model_json_schema()}}
+        outputs = {REPORT: {"title": REPORT, "schema": self.output.model_json_schema()}}
         return ProcessDescription(
             **self.summary(base_url).model_dump(), inputs=inputs, outputs=outputs
         )
@@ -84,11 +87,10 @@ def find_process(process_id: str) -> Process:
 
 def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
     for file in inputs.files:
-        # GDAL's virtual paths (/vsizip/...) begin with a slash on Windows too.
-        if not (PurePath(file).is_absolute() or file.startswith("/vsi")):
+        if not PurePath(file).is_absolute():
             raise InvalidRequestError(
-                f"inputs.files: '{file}' is not an absolute path. The server does not know your "
-                "working folder; give the whole path."
+                f"inputs.files: '{file}' is not the absolute path of a file on this machine. The "
+                "server does not know your working folder and opens no URLs; give the whole path."
             )
 
     def work(context: JobContext) -> dict[str, Any]:
@@ -98,9 +100,10 @@ def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
         def report(progress: Progress) -> None:
             context.report(progress.done, progress.total, progress.message)
 
-        values = inputs.model_dump() | {"store": store, "files": tuple(inputs.files)}
-        outcome = embed_raster(RasterJob(**values), progress=report, cancelled=context.cancelled)
-        return EmbedReport.model_validate(outcome.to_json()).model_dump()
+        given = inputs.model_dump(exclude_none=True) | {"files": tuple(inputs.files)}
+        job = RasterJob(store=store, **given)
+        outcome = embed_raster(job, progress=report, cancelled=context.cancelled)
+        return {REPORT: {"value": EmbedReport.model_validate(outcome.to_json()).model_dump()}}
 
     return work
 

@@ -111,16 +111,20 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def announced(self) -> Iterator[None]:
-        """Make sure that the ready file does not outlive the block."""
+        """Write the ready file, and make sure that it does not outlive the block.
+
+        The socket listens already, so requests that come before the application is ready wait.
+        Raises ReadyFileError.
+        """
+        self._ready.write(self._path)
         try:
             yield
         finally:
             self._ready.remove(self._path)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell clients: the file first, so that who reads the line finds it."""
+        """Start, then print the line; who reads it finds the ready file."""
         await super().startup(sockets=sockets)
-        self._ready.write(self._path)
         self.exit_code = EXIT_DONE
         print(json.dumps(self._ready.announcement(self._path)), flush=True)
         if self._settings.server.stop_with_stdin:

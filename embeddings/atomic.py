@@ -15,15 +15,18 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
+RESUMABLE = "What was finished is kept; free some space and run the same command again to go on."
+
+
 @contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
+def atomic_path(final: Path, if_full: str = RESUMABLE) -> Iterator[Path]:
     """Yield a temporary path beside ``final``; on success fsync it and rename it to ``final``.
 
-    On failure the temporary file is removed and ``final`` is as it was. Raises StorageFullError
-    or StoreNotWritableError when the file system says so.
+    On failure the temporary file is removed and ``final`` is as it was. Raises StorageFullError,
+    which tells what to do (``if_full``), or StoreNotWritableError when the file system says so.
     """
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.tmp{final.suffix}")
-    with writing_to(final):
+    with writing_to(final, if_full):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
@@ -43,12 +46,12 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def writing_to(target: Path) -> Iterator[None]:
+def writing_to(target: Path, if_full: str = RESUMABLE) -> Iterator[None]:
     """Turn the OSErrors of a write into StorageFullError, StoreNotWritableError or StoreError."""
     try:
         yield
     except OSError as error:
-        raise _translated(error, target) from error
+        raise _translated(error, target, if_full) from error
 
 
 def check_space(target: Path, needed: int) -> None:
@@ -71,13 +74,10 @@ def write_text(final: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _translated(error: OSError, target: Path) -> StoreError:
+def _translated(error: OSError, target: Path, if_full: str) -> StoreError:
     number = error.errno
     if number in _FULL or "No space left" in str(error):
-        return StorageFullError(
-            f"The disk is full: {target} could not be written. What was finished is kept; free "
-            "some space and run the same command again to go on."
-        )
+        return StorageFullError(f"The disk is full: {target} could not be written. {if_full}")
     if number in _REFUSED:
         return StoreNotWritableError(
             f"{target} cannot be written ({os.strerror(number or 0)}). Choose a folder you may "

@@ -23,6 +23,8 @@ from embeddings.store.schema import geo_metadata
 
 Feature = dict[str, Any]
 
+IF_FULL = "Free some space, or write to another disk."
+
 
 def items_geojson(items: pa.Table) -> list[Feature]:
     """Turn item rows into GeoJSON features (docs/api.md, Item)."""
@@ -81,8 +83,8 @@ def write_places(answer: Mapping[str, Any], path: Path) -> None:
     The suffix chooses: ``.gpkg`` (layer "places", the query in the layer's metadata),
     ``.geojson`` or ``.parquet`` (GeoParquet 1.1). Raises InputError for another suffix.
     """
-    writer = check_suffix(path)
-    with atomic_path(path) as temporary:
+    writer = _writer(path)
+    with atomic_path(path, IF_FULL) as temporary:
         writer(answer, temporary)
 
 
@@ -104,8 +106,18 @@ def merged(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features, "searches": searches}
 
 
-def check_suffix(path: Path) -> Callable[[Mapping[str, Any], Path], None]:
-    """Return the function that writes files of this suffix, or raise InputError."""
+def check_out(path: Path) -> None:
+    """Raise InputError if ``write_places`` has no such format, or the user named no folder."""
+    _writer(path)
+    folder = path.absolute().parent
+    if not folder.exists():
+        raise InputError(
+            f"There is no folder '{folder}' to write '{path.name}' into. Make it first, or name "
+            "another."
+        )
+
+
+def _writer(path: Path) -> Callable[[Mapping[str, Any], Path], None]:
     writers = {".gpkg": _write_gpkg, ".geojson": _write_geojson, ".parquet": _write_parquet}
     writer = writers.get(path.suffix.lower())
     if writer is None:
@@ -168,10 +180,10 @@ def _write_gpkg(answer: Mapping[str, Any], path: Path) -> None:
 
 
 def _write_parquet(answer: Mapping[str, Any], path: Path) -> None:
-    columns: dict[str, Any] = {
-        name: pa.array(values.tolist(), pa.string() if values.dtype == object else None)
-        for name, values in _columns(answer).items()
-    }
+    columns: dict[str, Any] = {}
+    for name, values in _columns(answer).items():
+        kind = pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype)
+        columns[name] = pa.array(values.tolist(), kind)
     sides = ("xmin", "ymin", "xmax", "ymax")
     boxes = [dict(zip(sides, f["bbox"], strict=True)) for f in answer["features"]]
     columns["bbox"] = pa.array(boxes, pa.struct([(side, pa.float64()) for side in sides]))

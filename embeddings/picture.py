@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from shapely.geometry.base import BaseGeometry
 
 from embeddings.atomic import atomic_path
 from embeddings.errors import BandError, InputError, SourceError
+from embeddings.sources.nodata import can_hold
 
 Values = npt.NDArray[np.float64]
 Point = tuple[float, float]
@@ -81,9 +82,9 @@ def draw_results(
     """Write a PNG map of a search.
 
     ``bands`` are three files (red, green, blue) or one whose first three bands are those, in any
-    CRS. ``query`` and ``results`` are footprints in degrees (OGC:CRS84, x is longitude);
-    ``similarity`` is (n,), one for each result. ``nodata`` is a value that stands for no data in
-    files that do not say so themselves.
+    CRS; the files may differ in resolution. ``query`` and ``results`` are footprints in degrees
+    (OGC:CRS84, x is longitude); ``similarity`` is (n,), one for each result. ``nodata`` is a value
+    that stands for no data in files that do not say so themselves.
 
     Raises SourceError if the scene cannot be read or placed, BandError if it has no three bands
     and InputError if the results and their similarities differ in number.
@@ -107,20 +108,27 @@ def _read_map(bands: Sequence[Path], nodata: float | None) -> _Map:
             "file whose first three bands are those."
         )
     try:
-        with rasterio.open(bands[0]) as first:
+        finest = min(bands, key=_pixel_area)
+        with rasterio.open(finest) as first:
             if first.crs is None:
-                raise SourceError(f"{bands[0]} has no CRS, so nothing can be placed on it.")
+                raise SourceError(f"{finest} has no CRS, so nothing can be placed on it.")
             if len(bands) == 1 and first.count < 3:
                 raise BandError(f"{bands[0]} has {first.count} of the three bands of a picture.")
             to_scene = Transformer.from_crs("OGC:CRS84", first.crs, always_xy=True)
             pixel_m = _pixel_size_m(first, to_scene)
             shape_px = np.array([first.width, first.height])
             from_scene = np.linalg.inv(_matrix(first))[:2]
+            grid = {
+                "crs": first.crs,
+                "transform": first.transform,
+                "width": first.width,
+                "height": first.height,
+            }
         sources = [(bands[0], i) for i in (1, 2, 3)] if len(bands) == 1 else [(b, 1) for b in bands]
         ground_m = shape_px * pixel_m
         side = np.clip(shape_px.max(), MIN_SIDE, MAX_SIDE)
         size = np.maximum(1, np.rint(ground_m * side / ground_m.max())).astype(int)
-        layers = [_read_band(path, number, size, nodata) for path, number in sources]
+        layers = [_read_band(path, number, grid, size, nodata) for path, number in sources]
     except RasterioIOError as error:
         raise SourceError(f"The scene cannot be read for the picture: {error}.") from error
     image = _true_colour(np.ma.stack(layers)).resize(size.tolist(), Image.Resampling.BICUBIC)
@@ -143,21 +151,28 @@ def _pixel_size_m(scene: rasterio.DatasetReader, to_scene: Transformer) -> npt.N
     return np.asarray(metres, np.float64)
 
 
-def _read_band(path: Path, number: int, size: npt.NDArray[np.int_], nodata: float | None) -> Band:
-    """Read one band, averaged down to ``size`` (width, height) if the file is larger."""
+def _pixel_area(path: Path) -> float:
     with rasterio.open(path) as scene:
-        shape = min(scene.height, int(size[1])), min(scene.width, int(size[0]))
+        return abs(float(scene.transform.determinant))
+
+
+def _read_band(
+    path: Path,
+    number: int,
+    grid: Mapping[str, Any],
+    size: npt.NDArray[np.int_],
+    nodata: float | None,
+) -> Band:
+    """Read one band on the finest band's grid, averaged down to ``size`` (width, height)."""
+    shape = min(grid["height"], int(size[1])), min(grid["width"], int(size[0]))
+    with rasterio.open(path) as scene:
         how = {"out_shape": shape, "masked": True, "resampling": Resampling.average}
-        if nodata is None:
+        missing = nodata if can_hold(scene.dtypes[number - 1], nodata) else scene.nodata
+        if missing == scene.nodata and scene.transform.almost_equals(grid["transform"]):
             return np.ma.asarray(scene.read(number, **how), np.float64)
         # A virtual copy that says which value is no data, so that averages leave it out.
         with WarpedVRT(
-            scene,
-            src_nodata=nodata,
-            nodata=nodata,
-            transform=scene.transform,
-            width=scene.width,
-            height=scene.height,
+            scene, src_nodata=missing, nodata=missing, add_alpha=missing is None, **grid
         ) as told:
             return np.ma.asarray(told.read(number, **how), np.float64)
 

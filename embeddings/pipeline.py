@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,33 @@ from embeddings.encoders import Encoder
 from embeddings.errors import (
     CancelledError,
     CollectionExistsError,
+    CollectionNotFoundError,
     InputError,
     NoDataError,
     SpecMismatchError,
     TerrakinError,
 )
 from embeddings.grid import MajorTomGrid
-from embeddings.raster_job import EmbedReport, Progress, RasterJob, nodata_rule, scene_time
+from embeddings.raster_job import (
+    Choices,
+    EmbedReport,
+    Progress,
+    RasterJob,
+    nodata_rule,
+    scene_time,
+)
 from embeddings.sources.chips import Batch, ChipGrid, chip_layout, polygons
-from embeddings.sources.raster import RESAMPLING, RasterScene, fingerprint
+from embeddings.sources.files import RESAMPLING, fingerprint
+from embeddings.sources.raster import RasterScene
 from embeddings.spec import ChipLayout, Dtype, EmbeddingSpec, Preprocessing
 from embeddings.store import Collection, Scene, Store
-from embeddings.store.layout import COLLECTION_FILE, check_name, check_scene, scene_from
+from embeddings.store.layout import (
+    COLLECTION_FILE,
+    check_name,
+    check_scene,
+    replacing_folder,
+    scene_from,
+)
 from embeddings.store.order import hilbert_index
 from embeddings.store.schema import embedding_array, rows_per_part
 from embeddings.store.writer import CollectionWriter, batch_table
@@ -56,24 +71,34 @@ def embed_raster(
     """
     check_name(job.collection)
     encoders.check_encoder(job.encoder)
-    if job.dtype not in get_args(Dtype):
-        raise InputError(
-            f"'{job.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
-        )
     if not job.files:
         raise InputError("No file was given. Name the bands of the scene.")
     nodata, detect = nodata_rule(job.nodata)
     time = scene_time(job)
-    identity = json.dumps([nodata, detect, job.offset, time and time.isoformat(), SEED])
-    mark = fingerprint(job.files, identity)
+    choices = job.choices(_known_spec(job))
+    if choices.dtype not in get_args(Dtype):
+        raise InputError(
+            f"'{choices.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
+        )
     with RasterScene.open(
         job.files, nodata=nodata, detect_nodata=detect, offset=job.offset
     ) as scene:
-        layout = chip_layout(scene, job.chip, job.stride)
-        run = _Run(job, scene, ChipGrid(scene, layout), time, mark, progress, cancelled)
-        store = Store.create(job.store)
-        with store.writing():
+        grid = ChipGrid(scene, chip_layout(scene, choices.chip, choices.stride))
+        settings = [detect, time and time.isoformat(), SEED, scene.reading_rule()]
+        mark = fingerprint(scene.files, json.dumps(settings))
+        run = _Run(job, choices, scene, grid, time, mark, progress, cancelled)
+        with Store.opened_or_made(job.store) as store:
             return run.into(store)
+
+
+def _known_spec(job: RasterJob) -> EmbeddingSpec | None:
+    """Return the spec of the collection that the job adds to, if there is one."""
+    if job.replace:
+        return None
+    try:
+        return Collection.load(job.store / job.collection).spec
+    except CollectionNotFoundError:
+        return None
 
 
 @dataclass
@@ -81,6 +106,7 @@ class _Run:
     """One scene on its way into one collection."""
 
     job: RasterJob
+    choices: Choices
     scene: RasterScene
     grid: ChipGrid
     time: datetime | None
@@ -93,7 +119,7 @@ class _Run:
         if not self.job.replace or not (target / COLLECTION_FILE).exists():
             return self._embed(target)
         # The old collection serves until the new one stands; then they change places.
-        fresh = store.path / f".replacing-{self.job.collection}"
+        fresh = replacing_folder(store.path, self.job.collection)
         if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
             store.discard(fresh)
         report = self._embed(fresh)
@@ -115,7 +141,7 @@ class _Run:
             writer = CollectionWriter.resume(folder)
         else:
             spec, encoder = self._fit()
-            writer = CollectionWriter.begin(folder, spec, self.job.licence, encoder.save)
+            writer = CollectionWriter.begin(folder, spec, self.choices.licence, encoder.save)
         known = writer.collection.scene(scene_id)
         resumed = known.embedded if known else 0
         if known is None or not known.complete:
@@ -152,10 +178,23 @@ class _Run:
                 f"Collection '{collection.id}' holds a scene '{scene_id}' made from other files or "
                 "settings. Name this one with --scene, or make the collection anew with --replace."
             )
+        for other in collection.scenes:
+            if other.id != scene_id and other.id.lower() == scene_id.lower():
+                # Windows and macOS would give both the same files.
+                raise CollectionExistsError(
+                    f"Collection '{collection.id}' holds a scene '{other.id}'; '{scene_id}' "
+                    "differs only in upper and lower case. Name this one otherwise with --scene."
+                )
         stored = collection.spec
+        if stored.preprocessing is None:
+            raise SpecMismatchError(
+                f"Collection '{collection.id}' holds embeddings of places, not of imagery. Use "
+                "another --collection, or make it anew with --replace."
+            )
         encoder = encoders.load(collection.path)
         self.scene.pair(stored.bands)
-        wanted = self._spec(encoder, stored.scale, stored.preprocessing)
+        pre = replace(stored.preprocessing, scale=self.scene.scale)
+        wanted = self._spec(encoder, stored.scale, pre)
         differences = stored.differences(wanted)
         if differences:
             raise SpecMismatchError(
@@ -169,11 +208,13 @@ class _Run:
         chips = self._sample()
         mean = chips.mean(axis=(0, 2, 3), dtype=np.float64)
         std = np.maximum(chips.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
-        pre = Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), RESAMPLING)
+        pre = Preprocessing(
+            tuple(map(float, mean)), tuple(map(float, std)), RESAMPLING, self.scene.scale
+        )
         normalised = _normalise(chips, pre)
         encoder = encoders.fit(self.job.encoder, normalised, seed=SEED)
         scale = None
-        if self.job.dtype == "int8":
+        if self.choices.dtype == "int8":
             scale = codec.fit_scale(encoder.encode(normalised))
         return self._spec(encoder, scale, pre), encoder
 
@@ -198,16 +239,16 @@ class _Run:
         chips = np.concatenate(found)
         if not len(chips):
             raise NoDataError(
-                f"No chip of {self.job.chip} in {', '.join(self.job.files)} has data in all its "
-                "pixels. Choose a smaller --chip, or check the files and --nodata."
+                f"No chip of {self.choices.chip} in {', '.join(self.job.files)} has data in all "
+                "its pixels. Choose a smaller --chip, or check the files and --nodata."
             )
         return chips[np.sort(rng.permutation(len(chips))[:most])]
 
     def _spec(
         self, encoder: Encoder, scale: tuple[float, ...] | None, pre: Preprocessing | None
     ) -> EmbeddingSpec:
-        source = self.job.source or "user imagery"
-        dtype: Any = self.job.dtype
+        source = self.choices.source
+        dtype: Any = self.choices.dtype
         layout: ChipLayout = self.grid.layout
         return EmbeddingSpec(
             product=f"{encoder.name} on {source}",
@@ -224,7 +265,7 @@ class _Run:
             grid_km=GRID_KM,
             preprocessing=pre,
             source=source,
-            licence=self.job.licence,
+            licence=self.choices.licence,
         )
 
     def _scene_record(self, scene_id: str) -> Scene:
@@ -243,6 +284,8 @@ class _Run:
             complete=False,
             parts=(),
             notes=tuple(self.scene.notes),
+            pixels=self.scene.pixel_rule(),
+            grid=self.grid.to_json(),
         )
 
     def _write(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from embeddings.errors import InputError
+from embeddings.spec import EmbeddingSpec
 from embeddings.types import parse_datetime
+
+CHIP = "32"
+DTYPE = "float16"
+SOURCE = "user imagery"
+LICENCE = "proprietary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +25,47 @@ class RasterJob:
 
     ``chip`` and ``stride`` are "32" (pixels) or "320m"; ``nodata`` a number, "none" (embed
     everything the files do not mask) or None (look at the corners); ``datetime`` ISO 8601 or a
-    strptime pattern that stands in the first file's name.
+    strptime pattern that stands in the first file's name. None stands for what the collection
+    has, or else for the defaults above.
     """
 
     store: Path
     collection: str
     files: tuple[str, ...]
     encoder: str = "rcf"
-    chip: str = "32"
+    chip: str | None = None
     stride: str | None = None
     nodata: str | float | None = None
     offset: float | None = None
     datetime: str | None = None
     scene: str | None = None
-    dtype: str = "float16"
+    dtype: str | None = None
     source: str | None = None
-    licence: str = "proprietary"
+    licence: str | None = None
     replace: bool = False
+
+    def choices(self, known: EmbeddingSpec | None) -> Choices:
+        """Return what was asked for or else is chosen; ``known`` is the collection appended to."""
+        chip = self.chip or CHIP
+        own = Choices(chip, self.stride or chip, DTYPE, SOURCE, LICENCE)
+        if known is not None and known.layout is not None:
+            layout = known.layout
+            own = Choices(
+                layout.chip_asked, layout.stride_asked, known.dtype, known.source, known.licence
+            )
+        asked = {field.name: getattr(self, field.name) for field in fields(Choices)}
+        return replace(own, **{name: value for name, value in asked.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The options of a job that a collection may answer."""
+
+    chip: str
+    stride: str
+    dtype: str
+    source: str
+    licence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +101,9 @@ def nodata_rule(nodata: str | float | None) -> tuple[float | None, bool]:
     if nodata == "none":
         return None, False
     try:
-        return float(nodata), False
+        value = float(nodata)
+        # NaN and infinity never are data, so nothing is to be looked for.
+        return (value if math.isfinite(value) else None), False
     except ValueError:
         raise InputError(
             f"--nodata {nodata} is not a number. Give the value that marks missing "

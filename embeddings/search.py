@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyproj
 import shapely
 from numpy.typing import NDArray
 
@@ -20,7 +23,7 @@ from embeddings.errors import (
 )
 from embeddings.index.base import Index
 from embeddings.index.exact import ExactIndex
-from embeddings.store import Collection, Store
+from embeddings.store import Collection, Scene, Store
 from embeddings.store.reader import Reader
 from embeddings.types import LonLat
 
@@ -84,7 +87,8 @@ class Searcher:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._loaded: dict[str, _Loaded] = {}
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._guard = threading.Lock()
 
     def search(self, name: str, query: SearchQuery) -> SearchResult:
         """Return the places most like the one asked for.
@@ -92,6 +96,7 @@ class Searcher:
         Raises CollectionNotFoundError, OutsideCoverageError, NoDataAtPlaceError or StoreError.
         """
         clock = [time.perf_counter()]
+        self._forget_lost()
         collection = self.store.collection(name)
         if not collection.count:
             raise OutsideCoverageError(
@@ -125,12 +130,22 @@ class Searcher:
         )
 
     def _load(self, collection: Collection) -> _Loaded:
-        with self._lock:
+        with self._guard:
+            lock = self._locks[collection.id]
+        # Others wait only for the collection that they search themselves.
+        with lock:
             known = self._loaded.get(collection.id)
             if known is None or known.state != collection.state:
                 known = _load(collection)
                 self._loaded[collection.id] = known
             return known
+
+    def _forget_lost(self) -> None:
+        """Let go of the collections that are no longer in the store."""
+        there = {*self.store.names(), *self.store.shipped()}
+        with self._guard:
+            for name in set(self._loaded) - there:
+                del self._loaded[name]
 
 
 def _load(collection: Collection) -> _Loaded:
@@ -177,12 +192,44 @@ def _nothing_there(
         f"{loaded.lon[nearest]:.5f}, {loaded.lat[nearest]:.5f}."
     )
     point = shapely.Point(*at.lonlat())
-    if any(shapely.geometry.shape(s.footprint).intersects(point) for s in collection.scenes):
-        return NoDataAtPlaceError(
-            f"There is no data at {where}: the scene is masked there, so no chip was embedded. "
-            f"{near}"
-        )
+    scenes = [s for s in collection.scenes if shapely.geometry.shape(s.footprint).intersects(point)]
+    if scenes:
+        reason = min((_why_no_chip(scene, at) for scene in scenes), key=list(_Reason).index)
+        what = "data" if reason is _Reason.MASKED else "chip"
+        return NoDataAtPlaceError(f"There is no {what} at {where}: {reason.value} {near}")
     return OutsideCoverageError(f"{where} lies outside collection '{collection.id}'. {near}")
+
+
+class _Reason(Enum):
+    """Why a scene has no chip at a place, the most telling first."""
+
+    UNFINISHED = "the scene is not embedded to its end. Run its embed command again."
+    MASKED = "the scene is masked there, so no chip was embedded."
+    GAP = "it lies between two chips, since the stride is larger than the chip."
+    MARGIN = "it lies in the margin of the scene, where no whole chip fits."
+
+
+def _why_no_chip(scene: Scene, at: LonLat) -> _Reason:
+    if scene.grid is None:
+        return _Reason.MASKED
+    a, b, c, d, e, f = scene.grid["transform"]
+    to_scene = pyproj.Transformer.from_crs("OGC:CRS84", scene.grid["crs"], always_xy=True)
+    x, y = to_scene.transform(*at.lonlat())
+    col, row = np.linalg.solve([[a, b], [d, e]], [x - c, y - f])
+    between = False
+    for pixel, chips, side, step in zip(
+        (row, col),
+        (scene.grid["rows"], scene.grid["cols"]),
+        scene.grid["chip_px"],
+        scene.grid["stride_px"],
+        strict=True,
+    ):
+        if not 0 <= pixel <= (chips - 1) * step + side:
+            return _Reason.MARGIN
+        between |= bool(pixel % step > side)
+    if between:
+        return _Reason.GAP
+    return _Reason.MASKED if scene.complete else _Reason.UNFINISHED
 
 
 def distance_m(

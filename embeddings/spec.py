@@ -8,11 +8,12 @@ v0.0.1, prefix ``emb``, and the geo-embeddings best practice of October 2026).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from embeddings.errors import StoreFormatError
+from embeddings.errors import InputError, StoreFormatError
 
 STAC_EMBEDDING_EXTENSION = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 
@@ -21,6 +22,20 @@ Norm = Literal["none", "l2"]
 
 GSD_TOLERANCE = 0.05
 """Two scenes of one collection may differ by this share in ground sampling distance."""
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(m|km)?")
+
+
+def parse_size(size: str) -> tuple[float, Literal["px", "m"]]:
+    """Read "32" (pixels), "320m" or "0.32km" (metres). Raises InputError."""
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise InputError(f"'{size}' is not a size. Give pixels (32) or metres (320m, 1.5km).")
+    value, unit = float(match[1]), match[2]
+    if unit is None:
+        return value, "px"
+    return (round(1000 * value, 6) if unit == "km" else value), "m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +54,22 @@ class ChipLayout:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What happens to pixels before the encoder sees them: ``(pixel - mean) / std`` per band."""
+    """What happens to pixels before the encoder sees them: ``(pixel - mean) / std`` per band.
+
+    A pixel is a number of the files times ``scale``, one for each band, plus the scene's offset.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resampling: str
+    scale: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Restore it; collections made before the scales were recorded had none but 1."""
+        mean = tuple(data["mean"])
+        scale = tuple(data.get("scale", (1.0,) * len(mean)))
+        return cls(mean, tuple(data["std"]), data["resampling"], scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +126,33 @@ class EmbeddingSpec:
                 tuple(layout["stride_px"]),
             )
         if data["preprocessing"] is not None:
-            pre = data["preprocessing"]
-            values["preprocessing"] = Preprocessing(
-                tuple(pre["mean"]), tuple(pre["std"]), pre["resampling"]
-            )
+            values["preprocessing"] = Preprocessing.from_json(data["preprocessing"])
         return cls(**values)
 
     def differences(self, other: EmbeddingSpec) -> list[str]:
-        """Name what keeps vectors of the two specs apart; empty if they may be mixed.
+        """Name what keeps vectors asked for out of this collection; empty if they may go in.
 
         Pixel sizes of chips asked for in metres may differ, and the ground sampling distance
         by ``GSD_TOLERANCE``, since scenes in degrees differ with latitude.
         """
         mine, theirs = self._identity(), other._identity()
         found = [
-            f"{name}: {_short(mine[name])} here, {_short(theirs[name])} there"
+            f"{name} (collection: {_short(mine[name])}, asked: {_short(theirs[name])})"
             for name in mine
             if mine[name] != theirs[name]
         ]
         if abs(self.gsd_m - other.gsd_m) > GSD_TOLERANCE * self.gsd_m:
-            found.append(f"gsd_m: {self.gsd_m:g} here, {other.gsd_m:g} there")
+            found.append(f"gsd_m (collection: {self.gsd_m:g}, asked: {other.gsd_m:g})")
         return found
 
     def _identity(self) -> dict[str, Any]:
         data = self.to_json()
         del data["gsd_m"]
         layout = data.pop("layout")
-        data["chip"] = layout and layout["chip_asked"]
-        data["stride"] = layout and layout["stride_asked"]
+        data["chip"] = layout and _size_text(layout["chip_asked"])
+        data["stride"] = layout and _size_text(layout["stride_asked"])
+        if data["preprocessing"] is not None:
+            data["pixel scale"] = data["preprocessing"].pop("scale")
         return data
 
     def to_stac(self) -> dict[str, Any]:
@@ -160,6 +185,12 @@ class EmbeddingSpec:
             "scale": list(self.scale),
             "offset": [0.0] * self.dim,
         }
+
+
+def _size_text(size: str) -> str:
+    """Return one text for equal sizes: 160m for 0.16km."""
+    value, unit = parse_size(size)
+    return f"{value:.12g}m" if unit == "m" else f"{value:.12g}"
 
 
 def _short(value: object) -> str:

@@ -18,6 +18,33 @@ import pytest
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
+_SHARED_TESTS = pytest.StashKey[set[str]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember which of the chosen tests need the evaluation data."""
+    session.config.stash[_SHARED_TESTS] = {
+        item.nodeid
+        for item in session.items
+        if item.get_closest_marker("shared_data") or "shared" in getattr(item, "fixturenames", ())
+    }
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how many tests used the evaluation data, so that its absence is not overlooked."""
+    chosen = config.stash.get(_SHARED_TESTS, set())
+    if not chosen:
+        return
+    skipped = {report.nodeid for report in terminalreporter.getreports("skipped")} & chosen
+    ran = {
+        report.nodeid
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+    } & chosen
+    terminalreporter.write_line(f"shared_data: {len(ran)} ran, {len(skipped)} skipped")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of the evaluation data, which is no part of the repository."""

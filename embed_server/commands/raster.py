@@ -17,18 +17,24 @@ from embeddings.pipeline import RasterJob, embed_raster
 @store_option
 @click.option("--collection", required=True, help="Name of the collection; made when it is new.")
 @click.option("--encoder", default="rcf", show_default=True, help="How pixels become vectors.")
-@click.option("--chip", default="32", show_default=True, help="Side of a chip: 32 pixels or 320m.")
-@click.option("--stride", help="Step from chip to chip.  [default: the chip's side]")
+@click.option(
+    "--chip",
+    help="Side of a chip: 32 pixels or 320m.  [default: as the collection has, else 32]",
+)
+@click.option(
+    "--stride",
+    help="Step from chip to chip.  [default: as the collection has, else the chip's side]",
+)
 @click.option(
     "--nodata",
-    help="Value of missing pixels, or 'none'.  [default: as the files "
-    "declare, else looked for in the corners]",
+    help="Value that marks a pixel as missing in whichever band holds it, or 'none'.  [default: "
+    "as the files declare, else a value that fills a corner of all bands]",
 )
 @click.option(
     "--offset",
     type=float,
-    help="Added to every pixel, for example -1000 for Sentinel-2 "
-    "of processing baseline 04.00 and later.",
+    help="Added to every number of the files, before the scale they declare: -1000 for "
+    "Sentinel-2 of processing baseline 04.00 and later.",
 )
 @click.option("--datetime", "time", help="ISO 8601, or a pattern of the file name such as %Y%m%d.")
 @click.option(
@@ -38,13 +44,17 @@ from embeddings.pipeline import RasterJob, embed_raster
 )
 @click.option(
     "--dtype",
-    default="float16",
-    show_default=True,
     type=click.Choice(["float16", "float32", "int8"]),
-    help="How vectors are stored.",
+    help="How vectors are stored.  [default: as the collection has, else float16]",
 )
-@click.option("--source", help='The data, for the descriptor: "Sentinel-2 L1C".')
-@click.option("--licence", default="proprietary", show_default=True, help="SPDX identifier.")
+@click.option(
+    "--source",
+    help='The data, for the descriptor: "Sentinel-2 L1C".  [default: as the collection has]',
+)
+@click.option(
+    "--licence",
+    help="SPDX identifier.  [default: as the collection has, else proprietary]",
+)
 @click.option(
     "--replace",
     is_flag=True,

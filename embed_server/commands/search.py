@@ -8,7 +8,7 @@ import click
 
 from embed_server.console import note, show
 from embed_server.options import MetresType, PlaceType, json_option, store_option
-from embeddings.search import MAX_K, Searcher, SearchQuery
+from embeddings.search import MAX_K, Searcher, SearchQuery, SearchResult
 from embeddings.store import Store
 from embeddings.types import LonLat
 
@@ -49,12 +49,14 @@ def search(
       terrakin search --store ~/embeddings --collection carolina --at -76.657,34.718 \\
           -k 20 --exclude 300m --out places.gpkg
     """
-    from embeddings.export import check_suffix, result_geojson, write_places
+    from embeddings.export import check_out, result_geojson, write_places
 
     if out is not None:
-        check_suffix(out)
+        check_out(out)
     result = Searcher(Store.open(store)).search(collection, SearchQuery(at, k, exclude))
     answer = result_geojson(result)
+    if not answer["features"]:
+        note(_why_none(result))
     if out is not None:
         write_places(answer, out)
         note(f"{answer['numberReturned']} places written to {out}.")
@@ -65,3 +67,12 @@ def search(
             for p in (f["properties"],)
         ]
         show(answer, [" rank  cosine          lon        lat  id", *rows], as_json=as_json)
+
+
+def _why_none(result: SearchResult) -> str:
+    if result.considered == 1:
+        return "No place was found: the collection holds only the query's own."
+    return (
+        f"No place was found: all {result.considered:,} of the collection lie within "
+        f"{result.query.exclude_m:g} m of the query's own. Choose a smaller --exclude."
+    )

@@ -32,5 +32,5 @@ def dismiss(job_id: str, jobs: TheJobs) -> JobStatus:
 
 @router.get("/{job_id}/results")
 def results(job_id: str, jobs: TheJobs) -> dict[str, Any]:
-    """Return the outcome of a successful job."""
+    """Return the outputs of a successful job by their ids, each as ``{"value": ...}``."""
     return jobs.result(job_id)

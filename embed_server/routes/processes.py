@@ -28,5 +28,5 @@ def execute(
 ) -> JobStatus:
     """Queue a job that runs the process."""
     job = jobs.submit(process_id, service.work(process_id, execution))
-    response.headers["Location"] = f"/jobs/{job.jobID}"
+    response.headers["Location"] = next(link.href for link in job.links if link.rel == "self")
     return job

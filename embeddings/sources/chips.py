@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,11 @@ from numpy.typing import NDArray
 
 from embeddings.errors import InputError
 from embeddings.sources.raster import RasterScene
-from embeddings.spec import ChipLayout
+from embeddings.spec import ChipLayout, parse_size
 
 BATCH_CHIPS = 1024
 BATCH_BYTES = 64 * 2**20
 LARGEST_SIZE = 1e8
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(m|km)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +52,15 @@ def chip_layout(scene: RasterScene, chip: str, stride: str | None) -> ChipLayout
 
 
 def _pixels(size: str, pixel_m: tuple[float, float]) -> tuple[int, int]:
-    match = _SIZE.fullmatch(size.strip())
-    if match is None:
-        raise InputError(f"'{size}' is not a size. Give pixels (32) or metres (320m, 1.5km).")
-    value, unit = float(match[1]), match[2]
+    value, unit = parse_size(size)
     if value > LARGEST_SIZE:
         raise InputError(f"The size {size[:20]}... is larger than the Earth. Choose a smaller one.")
-    if unit is None:
+    if unit == "px":
         rows, cols = value, value
         if value != int(value):
             raise InputError(f"'{size}' is not a whole number of pixels. For metres write {size}m.")
     else:
-        metres = value * (1000 if unit == "km" else 1)
-        rows, cols = (round(metres / side) for side in pixel_m)
+        rows, cols = (round(value / side) for side in pixel_m)
     if rows < 1 or cols < 1:
         raise InputError(
             f"{size} is less than one pixel; a pixel is {pixel_m[1]:.4g} x {pixel_m[0]:.4g} m. "
@@ -85,6 +78,17 @@ class ChipGrid:
         (height, width), (down, right) = layout.chip_px, layout.stride_px
         self.rows = (scene.height - height) // down + 1
         self.cols = (scene.width - width) // right + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return where the chips lie: what search needs to tell a gap from a mask."""
+        return {
+            "crs": self.scene.crs.to_wkt(),
+            "transform": list(self.scene.transform)[:6],
+            "rows": self.rows,
+            "cols": self.cols,
+            "chip_px": list(self.layout.chip_px),
+            "stride_px": list(self.layout.stride_px),
+        }
 
     @property
     def chips(self) -> int:

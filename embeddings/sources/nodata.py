@@ -1,7 +1,7 @@
 """Find the nodata value of a scene whose files declare none.
 
-Rotated scenes are delivered with cut-off corners filled with an extreme of the type. The value
-counts as nodata only where every band holds it, so a saturated band alone is still data.
+Rotated scenes are delivered with cut-off corners filled with one value. A value found here counts
+as nodata only where every band holds it, so a saturated band alone is still data.
 """
 
 from __future__ import annotations
@@ -10,25 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST_SHARE = 0.001
-"""A corner's value must fill at least this share of the scene."""
+"""A known fill in a corner must fill at least this share of the scene."""
+SMALLEST_SHARE_UNKNOWN = 0.01
+"""Any other value must fill this share,"""
+SMALLEST_GAP = 0.1
+"""and lie this far beyond all other values of each band, as a share of their range."""
+
+_FILLS = (0.0, -9999.0, -32768.0, float(np.finfo(np.float32).min), 1e20)
 
 
 def detect_corner_value(layers: NDArray[np.generic], dtype: str) -> float | None:
     """Return the value that fills a corner in every band, or None.
 
-    ``layers`` is ``(bands, rows, cols)``, decimated without interpolation. Only the smallest and
-    largest value of the integer type, and zero, are considered.
+    ``layers`` is ``(bands, rows, cols)``, decimated without interpolation. The limits of the type
+    and the usual fills need little room. Another value must stand apart from all data, and types
+    of 8 bits have no other fills: each of their values is one that water or cloud may have.
     """
-    if np.issubdtype(np.dtype(dtype), np.integer):
-        limits = np.iinfo(dtype)
-        candidates = {float(limits.min), float(limits.max), 0.0}
-    else:
-        candidates = {0.0}
+    known = _known_fills(dtype)
     for row, col in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         corner = layers[:, row, col].astype(np.float64)
         value = float(corner[0])
-        if value in candidates and (corner == value).all():
-            share = float((layers == value).all(axis=0).mean())
-            if share >= SMALLEST_SHARE:
-                return value
+        if not (np.isfinite(value) and (corner == value).all()):
+            continue
+        share = float((layers == value).all(axis=0).mean())
+        if value in known and share >= SMALLEST_SHARE:
+            return value
+        wide = np.dtype(dtype).itemsize > 1
+        if wide and share >= SMALLEST_SHARE_UNKNOWN and _stands_apart(layers, value):
+            return value
     return None
+
+
+def can_hold(dtype: str, value: float | None) -> bool:
+    """Whether a type can hold the value; GDAL refuses others as nodata."""
+    if value is None or np.dtype(dtype).kind == "f":
+        return value is not None
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max and value == int(value))
+
+
+def _known_fills(dtype: str) -> set[float]:
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        limits = np.finfo(kind)
+        # As the type holds them: 1e20 is no float32.
+        return {float(kind.type(fill)) for fill in (*_FILLS, limits.min, limits.max)}
+    whole = np.iinfo(kind)
+    return {*_FILLS, float(whole.min), float(whole.max)}
+
+
+def _stands_apart(layers: NDArray[np.generic], value: float) -> bool:
+    """Whether in every band all other values lie on one side of ``value``, far from it."""
+    for layer in layers.astype(np.float64):
+        others = layer[np.isfinite(layer) & (layer != value)]
+        if not others.size:
+            return False
+        low, high = float(others.min()), float(others.max())
+        if not max(low - value, value - high) > SMALLEST_GAP * (high - low):
+            return False
+    return True

@@ -2,48 +2,42 @@
 
 Bands of different resolutions are resampled (bilinear) onto the finest grid. A pixel is valid
 where every band is: not masked by a nodata tag, mask or alpha band, finite, and not holding the
-undeclared nodata value in all bands of the finest grid at once (see sources.nodata).
+nodata value that the user gave. A value that was found in the corners (see sources.nodata) is
+nodata only where all bands hold it before any is resampled.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
 import pyproj
-import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError, RasterioIOError
-from rasterio.vrt import WarpedVRT
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from embeddings.errors import BandError, SourceError, SourceNotFoundError
+from embeddings.errors import BandError, SourceError
+from embeddings.sources.bands import (
+    Band,
+    bands_of,
+    baseline_notes,
+    pixel_ratio,
+    resampled,
+)
+from embeddings.sources.files import (
+    RESAMPLING,
+    check_alignment,
+    content_files,
+    data_indexes,
+    declares_nodata,
+    open_raster,
+    reading,
+    same_grid,
+)
 from embeddings.sources.nodata import detect_corner_value
-
-RESAMPLING = "bilinear"
-BASELINE_OFFSET = -1000.0
-"""Added to digital numbers of Sentinel-2 processing baseline 04.00 and later (ESA, 2022)."""
-
-_SAMPLE_BYTES = 65_536
-_SAMPLES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """One band: where it is read from and how its numbers become values."""
-
-    name: str
-    dataset: Any
-    index: int
-    scale: float
-    offset: float
-    resampled: bool
 
 
 class RasterScene:
@@ -51,12 +45,17 @@ class RasterScene:
 
     Attributes: ``bands`` names in order; ``height`` and ``width`` pixels; ``transform`` (affine,
     column and row to x and y) and ``crs`` of the finest grid; ``pixel_m`` (row, column) size of a
-    pixel in metres at the centre; ``notes`` what the reader decided by itself.
+    pixel in metres at the centre; ``notes`` what the reader decided by itself; ``files`` those
+    that hold the pixels and masks.
     """
 
-    def __init__(self, bands: Sequence[Band], grid: Any, nodata: float | None) -> None:
+    def __init__(
+        self, bands: Sequence[Band], grid: Any, nodata: float | None, *, in_all_bands: bool
+    ) -> None:
         self._bands = list(bands)
         self._nodata = nodata
+        self._in_all_bands = in_all_bands
+        self._reach = 0
         self._stack = ExitStack()
         self.bands = tuple(band.name for band in bands)
         self.height, self.width = int(grid.height), int(grid.width)
@@ -65,6 +64,7 @@ class RasterScene:
         self.to_lonlat = pyproj.Transformer.from_crs(self.crs, "OGC:CRS84", always_xy=True)
         self.pixel_m = self._pixel_metres()
         self.notes: list[str] = []
+        self.files: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -77,39 +77,42 @@ class RasterScene:
     ) -> Self:
         """Open the bands of one scene.
 
-        ``nodata`` marks pixels that hold it in every band. Without it, and where no file declares
-        any, the corners are looked at (``detect_nodata``). ``offset`` is added to every value.
-        Raises SourceNotFoundError, SourceError or BandError.
+        ``nodata`` marks pixels that hold it in any band. Without it, and where no file declares
+        any, the corners are looked at (``detect_nodata``). ``offset`` is added to every number
+        of the files, before their own scale. Raises SourceNotFoundError, SourceError or BandError.
         """
         with ExitStack() as stack:
-            datasets = [stack.enter_context(_open(file)) for file in files]
+            datasets = [stack.enter_context(open_raster(file)) for file in files]
             grid = min(datasets, key=lambda d: abs(d.transform.determinant))
-            notes = _check_alignment(datasets, grid)
-            if nodata is None and detect_nodata and not any(_declares_nodata(d) for d in datasets):
-                nodata = _corner_value(datasets, grid)
-                if nodata is not None:
+            notes = check_alignment(datasets, grid)
+            found = None
+            if nodata is None and detect_nodata and not any(declares_nodata(d) for d in datasets):
+                found = _corner_value(datasets, grid)
+                if found is not None:
                     notes.append(
-                        f"No file declares nodata, but a corner holds {nodata:g} in every band: "
+                        f"No file declares nodata, but a corner holds {found:g} in every band: "
                         "taken as nodata. '--nodata none' embeds it."
                     )
-            aligned = [
-                dataset
-                if _same_grid(dataset, grid)
-                else stack.enter_context(_resampled(dataset, grid, nodata))
-                for dataset in datasets
-            ]
-            bands = [
-                band
-                for source, dataset in zip(datasets, aligned, strict=True)
-                for band in _bands_of(source, dataset, offset, single=source.count == 1)
-            ]
+            undeclared = nodata if found is None else found
+            bands = []
+            for dataset in datasets:
+                views = dataset, dataset
+                if not same_grid(dataset, grid):
+                    views = tuple(
+                        stack.enter_context(resampled(dataset, grid, *how))
+                        for how in ((RESAMPLING, undeclared), ("nearest", None))
+                    )
+                bands += bands_of(dataset, views, offset, several=len(datasets) > 1)
+                notes += baseline_notes(dataset, offset)
             names = [band.name for band in bands]
             if len(set(names)) != len(names):
                 raise BandError(
                     f"Two bands have the same name: {', '.join(names)}. Rename the files, or give "
                     "each band file once."
                 )
-            scene = cls(bands, grid, nodata)
+            scene = cls(bands, grid, undeclared, in_all_bands=found is not None)
+            scene._reach = max(pixel_ratio(dataset, grid) for dataset in datasets)
+            scene.files = tuple(file for dataset in datasets for file in content_files(dataset))
             scene.notes += notes
             scene._stack = stack.pop_all()
             return scene
@@ -129,6 +132,29 @@ class RasterScene:
     def nodata(self) -> float | None:
         """The undeclared nodata value in use: given by the user or found in the corners."""
         return self._nodata
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """What the numbers of each band are multiplied with."""
+        return tuple(band.scale for band in self._bands)
+
+    def pixel_rule(self) -> dict[str, Any]:
+        """Return how the files' numbers become values, as JSON: value = number * scale + offset."""
+        return {
+            "scale": list(self.scale),
+            "offset": [band.offset for band in self._bands],
+            "nodata": self._nodata,
+            "nodata_where": "all bands" if self._in_all_bands else "any band",
+        }
+
+    def reading_rule(self) -> str:
+        """Return, as JSON, all that files beside the pixels may change: place, masks, numbers."""
+        declared = [
+            [band.name, str(band.dataset.dtypes[band.index - 1]), repr(band.dataset.nodata)]
+            for band in self._bands
+        ]
+        grid = [self.crs.to_wkt(), list(self.transform)[:6]]
+        return json.dumps([declared, grid, {**self.pixel_rule(), "nodata": repr(self._nodata)}])
 
     def pair(self, names: Sequence[str]) -> None:
         """Put the bands into the order of ``names``: by name, or as they come where none is known.
@@ -161,19 +187,51 @@ class RasterScene:
         valid = np.ones((height, width), dtype=bool)
         held = np.ones((height, width), dtype=bool)
         for layer, band in zip(values, self._bands, strict=True):
-            with _reading(band.dataset.name):
+            with reading(band.dataset.name):
                 raw = band.dataset.read(band.index, window=window)
-                valid &= band.dataset.read_masks(band.index, window=window) > 0
-            if self._nodata is not None and not band.resampled:
-                held &= raw == self._nodata
-            layer[:] = raw
-            valid &= np.isfinite(layer)
+                there = band.dataset.read_masks(band.index, window=window) > 0
+                if self._nodata is not None:
+                    near = raw
+                    if band.resampled:
+                        near = band.nearest.read(band.index, window=window)
+                    holds = near == self._nodata
+                    held &= holds
+                    if not self._in_all_bands:
+                        there &= ~holds
+                    elif band.resampled:
+                        # Resampling leaves the value out; where this band alone has it, it is data.
+                        raw = np.where(holds, near, raw)
+                        there |= holds & (band.nearest.read_masks(band.index, window=window) > 0)
+            with np.errstate(over="ignore"):  # a fill of float64 becomes infinite, so invalid
+                layer[:] = raw
+            valid &= there & np.isfinite(layer)
             if (band.scale, band.offset) != (1.0, 0.0):
                 layer *= band.scale
                 layer += band.offset
-        if self._nodata is not None:
-            valid &= ~held
+        if self._in_all_bands:
+            valid &= ~(self._filled(row, col, height, width) if self._reach else held)
         return values, valid
+
+    def _filled(self, row: int, col: int, height: int, width: int) -> NDArray[np.bool_]:
+        """Where all bands hold the nodata value found in the corners.
+
+        The edge of a coarse band's fill lies up to one of its pixels beyond that of a fine band,
+        so beside the common fill any band's value counts.
+        """
+        reach = self._reach
+        top, left = max(0, row - reach), max(0, col - reach)
+        bottom = min(self.height, row + height + reach)
+        right = min(self.width, col + width + reach)
+        window = Window(left, top, right - left, bottom - top)
+        everywhere = np.ones((bottom - top, right - left), dtype=bool)
+        somewhere = np.zeros_like(everywhere)
+        for band in self._bands:
+            with reading(band.dataset.name):
+                holds = band.nearest.read(band.index, window=window) == self._nodata
+            everywhere &= holds
+            somewhere |= holds
+        filled = everywhere | (_grown(everywhere, reach) & somewhere)
+        return filled[row - top : row - top + height, col - left : col - left + width]
 
     def xy(self, col: NDArray[np.float64], row: NDArray[np.float64]) -> tuple[Any, Any]:
         """Turn pixel coordinates (column, row; 0, 0 is the first corner) into lon, lat degrees.
@@ -208,161 +266,25 @@ class RasterScene:
         return float(metres[0] * 2), float(metres[1] * 2)
 
 
-def fingerprint(files: Sequence[str], extra: str) -> str:
-    """Hash what the files hold: size, both ends and 14 blocks between of each, and ``extra``.
-
-    Raises SourceNotFoundError.
-    """
-    digest = hashlib.sha256(extra.encode())
-    for name in files:
-        path = Path(name)
-        if not path.is_file():
-            raise _missing(name)
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as file:
-            for start in sorted(
-                {int(s) for s in np.linspace(0, max(0, size - _SAMPLE_BYTES), _SAMPLES)}
-            ):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _missing(name: str) -> SourceNotFoundError:
-    return SourceNotFoundError(f"There is no file '{name}'. Check the path and its spelling.")
-
-
-def _open(name: str) -> Any:
-    if not Path(name).is_file():
-        raise _missing(name)
-    try:
-        dataset = rasterio.open(name)
-    except RasterioIOError as error:
-        raise SourceError(
-            f"'{name}' is not a raster that GDAL can read ({error}). Give GeoTIFF or COG files."
-        ) from error
-    if dataset.crs is None:
-        dataset.close()
-        raise SourceError(
-            f"'{name}' has no CRS, so its place on Earth is unknown. Assign one first, for "
-            "example: gdal_edit.py -a_srs EPSG:32617 FILE."
-        )
-    if dataset.transform.is_identity:
-        dataset.close()
-        raise SourceError(
-            f"'{name}' has a CRS but no georeference: where its pixels lie is unknown. Set its "
-            "corners first, for example with gdal_edit.py -a_ullr."
-        )
-    if not (dataset.count and all(np.dtype(d).kind in "uif" for d in dataset.dtypes)):
-        dataset.close()
-        raise SourceError(f"'{name}' has no bands of plain numbers; it cannot be embedded.")
-    return dataset
-
-
-def _check_alignment(datasets: Sequence[Any], grid: Any) -> list[str]:
-    notes = []
-    for dataset in datasets:
-        if dataset.crs != grid.crs:
-            raise BandError(
-                f"'{dataset.name}' is in {dataset.crs.to_string()}, but '{grid.name}' is in "
-                f"{grid.crs.to_string()}. All bands of a scene share one CRS: warp them first, "
-                "for example with gdalwarp -t_srs."
-            )
-        apart = np.abs(np.subtract(dataset.bounds, grid.bounds))
-        pixel = np.maximum(np.abs(dataset.res), np.abs(grid.res))[[0, 1, 0, 1]]
-        if (apart > pixel * 1.001).any():
-            raise BandError(
-                f"'{dataset.name}' covers {_box(dataset)}, but '{grid.name}' covers {_box(grid)}: "
-                "they do not share a place. Give bands of one scene; edges may differ by one "
-                "pixel of the coarser band."
-            )
-        if not _same_grid(dataset, grid):
-            notes.append(
-                f"{Path(dataset.name).name} was resampled ({RESAMPLING}) from "
-                f"{dataset.res[0]:g} to {grid.res[0]:g} units a pixel."
-            )
-    return notes
-
-
 def _corner_value(datasets: Sequence[Any], grid: Any) -> float | None:
     """Look for an undeclared nodata value in decimated bands, before any is resampled."""
     step = max(1, max(grid.height, grid.width) // 1024)
     shape = len(range(0, grid.height, step)), len(range(0, grid.width, step))
     layers = []
     for dataset in datasets:
-        with _reading(dataset.name):
+        with reading(dataset.name):
             layers += [
                 dataset.read(index, out_shape=shape, resampling=Resampling.nearest)
-                for index in _data_indexes(dataset)
+                for index in data_indexes(dataset)
             ]
     return detect_corner_value(np.stack(layers), grid.dtypes[0])
 
 
-def _box(dataset: Any) -> str:
-    return "(" + ", ".join(f"{edge:.6g}" for edge in dataset.bounds) + ")"
-
-
-def _same_grid(dataset: Any, grid: Any) -> bool:
-    return bool(
-        (dataset.width, dataset.height) == (grid.width, grid.height)
-        and dataset.transform.almost_equals(grid.transform, precision=1e-9)
-    )
-
-
-def _resampled(dataset: Any, grid: Any, nodata: float | None) -> Any:
-    """Resample a file onto the finest grid; its mask says where it has no pixel to resample."""
-    declared = nodata if dataset.nodata is None else dataset.nodata
-    has_alpha = len(_data_indexes(dataset)) < dataset.count
-    return WarpedVRT(
-        dataset,
-        crs=grid.crs,
-        transform=grid.transform,
-        width=grid.width,
-        height=grid.height,
-        resampling=Resampling[RESAMPLING],
-        src_nodata=declared,
-        nodata=declared,
-        add_alpha=declared is None and not has_alpha,
-    )
-
-
-def _bands_of(source: Any, dataset: Any, offset: float | None, *, single: bool) -> list[Band]:
-    bands = []
-    for index in _data_indexes(source):
-        described = source.descriptions[index - 1]
-        name = Path(source.name).stem if single else described or f"B{index}"
-        scale, declared = source.scales[index - 1], source.offsets[index - 1]
-        added = offset if offset is not None else _baseline_offset(source, scale, declared)
-        resampled = dataset is not source
-        bands.append(Band(name, dataset, index, float(scale), float(declared + added), resampled))
-    return bands
-
-
-def _data_indexes(dataset: Any) -> list[int]:
-    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
-
-
-def _baseline_offset(source: Any, scale: float, declared: float) -> float:
-    """Return Sentinel-2's offset where the file's own metadata states baseline 04.00 or later."""
-    baseline = source.tags().get("PROCESSING_BASELINE", "")
-    try:
-        recent = float(baseline) >= 4.0
-    except ValueError:
-        return 0.0
-    return BASELINE_OFFSET if recent and (scale, declared) == (1.0, 0.0) else 0.0
-
-
-def _declares_nodata(dataset: Any) -> bool:
-    all_valid = [rasterio.enums.MaskFlags.all_valid]
-    return any(flags != all_valid for flags in dataset.mask_flag_enums)
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as error:
-        raise SourceError(
-            f"'{name}' is damaged: {error}. Fetch the file again; what was embedded so far is kept."
-        ) from error
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Grow the True parts of ``(rows, cols)`` by a square of ``reach`` pixels each way."""
+    if not reach or not mask.any():
+        return mask
+    windows = np.lib.stride_tricks.sliding_window_view
+    down = windows(np.pad(mask, ((reach, reach), (0, 0))), 2 * reach + 1, axis=0).any(axis=-1)
+    across = windows(np.pad(down, ((0, 0), (reach, reach))), 2 * reach + 1, axis=1)
+    return np.asarray(across.any(axis=-1))

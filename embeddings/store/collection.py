@@ -44,6 +44,10 @@ class Scene:
     complete: bool
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
+    pixels: Mapping[str, Any] | None = None
+    """How the files' numbers became values: scale and offset per band, nodata. None: unknown."""
+    grid: Mapping[str, Any] | None = None
+    """The regular grid of chips: crs, transform, rows, cols, chip_px, stride_px. None: unknown."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -85,8 +89,13 @@ class Collection:
         """
         try:
             data = json.loads((path / COLLECTION_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise CollectionNotFoundError(f"There is no collection '{path.name}'.") from None
+        except OSError as error:
+            raise StoreFormatError(
+                f"{path / COLLECTION_FILE} cannot be read ({error.strerror}). Check its "
+                "permissions and those of its folder."
+            ) from error
         except ValueError as error:
             raise StoreFormatError(
                 f"{path / COLLECTION_FILE} is damaged ({error}). Delete the collection and embed "
@@ -108,7 +117,7 @@ class Collection:
                 created=data["created"],
                 updated=data["updated"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StoreFormatError(
                 f"{path / COLLECTION_FILE} lacks or misnames a field ({error}). Restore it from "
                 "a backup, or delete the collection and embed it again."

@@ -30,6 +30,8 @@ COLLECTION_FILE = "collection.json"
 ENCODER_STEM = "encoder"
 PARTS_FOLDER = "parts"
 STAGING_FOLDER = ".staging"
+REPLACING = ".replacing-"
+DELETED = ".deleted-"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SCENE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -63,6 +65,11 @@ def check_scene(scene: str) -> str:
 def scene_from(text: str) -> str:
     """Make a scene id of a file or folder name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:128] or "scene"
+
+
+def replacing_folder(store: Path, collection: str) -> Path:
+    """Return where a collection is made anew while the old one serves."""
+    return store / f"{REPLACING}{collection}"
 
 
 def part_file(scene: str, part: int) -> str:

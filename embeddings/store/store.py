@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -23,11 +23,14 @@ from embeddings.errors import (
 from embeddings.store.collection import Collection
 from embeddings.store.layout import (
     COLLECTION_FILE,
+    DELETED,
     LOCK_FILE,
+    REPLACING,
     SHIPPED_FOLDER,
     STORE_FILE,
     STORE_FORMAT_VERSION,
     check_name,
+    replacing_folder,
 )
 
 
@@ -49,7 +52,9 @@ class Store:
                 f"The store {path} {what}. Name the folder given to 'terrakin embed --store', or "
                 "make a new store with that command."
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise StoreError(_unreadable(path, error)) from error
+        except ValueError as error:
             raise StoreFormatError(f"{marker} cannot be read: {error}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != STORE_FORMAT_VERSION:
@@ -62,20 +67,53 @@ class Store:
     @classmethod
     def create(cls, path: Path) -> Self:
         """Open a store, making it first where there is none. A folder with files is refused."""
-        if not (path / STORE_FILE).exists():
-            with writing_to(path):
+        with writing_to(path):
+            there = (path / STORE_FILE).exists()
+            if not there:
                 if path.is_dir() and any(path.iterdir()):
                     raise StoreError(
                         f"{path} holds other files and is no Terrakin store. Name an empty or "
                         "new folder."
                     )
                 path.mkdir(parents=True, exist_ok=True)
+        if not there:
             content = {"format": "terrakin-store", "format_version": STORE_FORMAT_VERSION}
             write_text(path / STORE_FILE, json.dumps(content) + "\n")
         return cls.open(path)
 
+    @classmethod
+    @contextmanager
+    def opened_or_made(cls, path: Path) -> Iterator[Self]:
+        """Hold the write lock of a store, making it first where there is none.
+
+        If this made the store and the work fails before anything stands in it, the store and the
+        folders made for it are removed again.
+        """
+        made = [folder for folder in (path, *path.parents) if not _exists(folder)]
+        began = not _exists(path / STORE_FILE)
+        store = cls.create(path)
+        try:
+            with store.writing():
+                yield store
+        except BaseException:
+            if began:
+                store._remove_if_empty(made)
+            raise
+
+    def _remove_if_empty(self, folders: Sequence[Path]) -> None:
+        own = {STORE_FILE, LOCK_FILE}
+        with suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= own:
+                for file in own:
+                    (self.path / file).unlink(missing_ok=True)
+                for folder in folders:
+                    folder.rmdir()
+
     def names(self) -> list[str]:
-        """Return the names of the store's own collections, sorted."""
+        """Return the names of the store's own collections, sorted, readable or not.
+
+        Raises StoreError.
+        """
         return _names(self.path)
 
     def shipped(self) -> list[str]:
@@ -121,20 +159,43 @@ class Store:
                     "finished, or stop it, and try again."
                 ) from None
         try:
+            self._tidy()
             yield
         finally:
             lock.release()
+
+    def _tidy(self) -> None:
+        """Finish what a killed process left half-way. The lock is held.
+
+        A collection that was made anew and stands whole takes its place if the old one is already
+        gone. One that is not whole is kept while the old one serves: its command goes on with it.
+        """
+        with writing_to(self.path):
+            left = [path for path in self.path.iterdir() if path.name.startswith(".")]
+        for folder in left:
+            if folder.name.startswith(DELETED):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name.startswith(REPLACING):
+                target = self.path / folder.name.removeprefix(REPLACING)
+                if _exists(target / COLLECTION_FILE):
+                    continue
+                if _is_whole(folder):
+                    self.put_in_place(folder, target)
+                else:
+                    self.discard(folder)
 
     def rename(self, name: str, new_name: str) -> Collection:
         """Rename a collection. Raises CollectionNotFoundError or CollectionExistsError."""
         check_name(new_name)
         with self.writing():
+            self._check_there(name)
             collection = self.collection(name)
             if (self.path / new_name).exists():
                 raise CollectionExistsError(
                     f"There is a collection '{new_name}' in {self.path} already. Choose another "
                     "name, or delete that one first."
                 )
+            self.discard(replacing_folder(self.path, name))
             with writing_to(collection.path):
                 collection.path.rename(self.path / new_name)
             renamed = Collection.load(self.path / new_name)
@@ -145,33 +206,60 @@ class Store:
         """Delete a collection for good, damaged or not. Raises CollectionNotFoundError."""
         with self.writing():
             self._check_there(name)
+            self.discard(replacing_folder(self.path, name))
             self.discard(self.path / name)
 
     def put_in_place(self, fresh: Path, target: Path) -> None:
         """Let the collection in ``fresh`` take the place of the one in ``target``."""
         trash = self._trash(target)
         with writing_to(target):
-            target.rename(trash)
+            if target.exists():
+                target.rename(trash)
             fresh.rename(target)
         Collection.load(target).save()
         shutil.rmtree(trash, ignore_errors=True)
 
     def discard(self, folder: Path) -> None:
-        """Take a collection's folder out of sight in one step, then remove it."""
+        """Take a collection's folder out of sight in one step, then remove it, if it is there."""
+        if not _exists(folder):
+            return
         trash = self._trash(folder)
         with writing_to(folder):
             folder.rename(trash)
             shutil.rmtree(trash)
 
     def _trash(self, folder: Path) -> Path:
-        trash = self.path / f".deleted-{folder.name.lstrip('.')}"
+        trash = self.path / f"{DELETED}{folder.name.lstrip('.')}"
         shutil.rmtree(trash, ignore_errors=True)
         return trash
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(
-        found.name
-        for found in folder.iterdir()
-        if not found.name.startswith(".") and (found / COLLECTION_FILE).exists()
+def _exists(path: Path) -> bool:
+    """Whether there is something; what may not be looked at is taken to be there."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        collection = Collection.load(folder)
+    except StoreError:
+        return False
+    return bool(collection.scenes) and all(scene.complete for scene in collection.scenes)
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return (
+        f"The store {path} cannot be read ({error.strerror}). Check that it is still there, and "
+        "its permissions."
     )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise StoreError(_unreadable(folder, error)) from error
+    return sorted(path.name for path in found if _exists(path / COLLECTION_FILE))

@@ -16,7 +16,7 @@ from ..core.client import Client
 from ..core.errors import RequestError
 from ..core.server_process import ServerProcess
 from ..core.settings import Settings
-from ..core.wire import Collection, ReadyFile
+from ..core.wire import Collection, ReadyFile, only_choice
 
 SERVER, STORE, COLLECTION = "SERVER", "STORE", "COLLECTION"
 
@@ -36,7 +36,7 @@ def server_parameters() -> list[QgsProcessingParameterDefinition]:
             optional=True,
         ),
         QgsProcessingParameterString(
-            COLLECTION, "Collection (empty: the only one in the store)", optional=True
+            COLLECTION, "Collection (empty: the only one in the store, or the world)", optional=True
         ),
     ]
 
@@ -68,13 +68,17 @@ def client_for(server: str, store: str, feedback: QgsProcessingFeedback) -> Iter
 
 
 def choose_collection(client: Client, wanted: str) -> Collection:
-    """Return the collection of that name, or the only one there is. Raises RequestError."""
+    """Return the collection of that name, or the only one of the store, or the world alone.
+
+    Raises RequestError.
+    """
     collections = client.collections()
     names = [collection.id for collection in collections]
     if wanted in names:
         return collections[names.index(wanted)]
-    if not wanted and len(names) == 1:
-        return collections[0]
+    only = None if wanted else only_choice(collections)
+    if only is not None:
+        return only
     asked = f"There is no collection '{wanted}'." if wanted else "COLLECTION is empty."
     there = ", ".join(names) or "none yet: make one with 'terrakin embed raster'"
     raise RequestError(f"{asked} Collections of this server: {there}.")

@@ -24,8 +24,7 @@ from ..core.client import Client
 from ..core.errors import PluginError
 from ..core.geometry import to_lonlat, wgs84
 from ..core.layers import Result, dress_places, place_fields
-from ..core.settings import Settings
-from ..core.wire import MAX_K, SearchRequest
+from ..core.wire import DEFAULT_EXCLUDE_M, DEFAULT_K, MAX_K, SearchRequest
 from .base import TerrakinAlgorithm
 from .server_access import (
     COLLECTION,
@@ -79,7 +78,7 @@ class SimilarPlaces(TerrakinAlgorithm):
     )
 
     def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        number, settings = QgsProcessingParameterNumber.Type, Settings.load()
+        number = QgsProcessingParameterNumber.Type
         for parameter in server_parameters():
             self.addParameter(parameter)
         self.addParameter(QgsProcessingParameterPoint(POINT, self.tr("Place")))
@@ -88,7 +87,7 @@ class SimilarPlaces(TerrakinAlgorithm):
                 K,
                 self.tr("Number of places"),
                 number.Integer,
-                settings.k,
+                DEFAULT_K,
                 minValue=1,
                 maxValue=MAX_K,
             )
@@ -98,7 +97,7 @@ class SimilarPlaces(TerrakinAlgorithm):
                 EXCLUDE,
                 self.tr("Distance around the place to leave out (metres)"),
                 number.Double,
-                0.0,
+                DEFAULT_EXCLUDE_M,
                 minValue=0.0,
             )
         )

@@ -23,6 +23,11 @@ BEFORE_CUT = 180.0 - 1e-7
 """A longitude some centimetres west of the antimeridian."""
 TOLERANCE = 1e-6
 """Share of a coordinate by which a valid place may move on the way to WGS 84 and back."""
+AREA_MARGIN_DEG = 10.0
+"""Maps are good for a while beyond the area their CRS is made for."""
+SAME_PLACE_DEG = 1e-4
+NEAR_CUT_DEG = 10.0
+"""Places within this of ±180 degrees on both sides are neighbours; others span the world."""
 
 
 def wgs84() -> QgsCoordinateReferenceSystem:
@@ -72,11 +77,15 @@ def view_of(
     """Return the rectangle in ``crs`` that shows the places; the first one's side comes first.
 
     In a CRS that is cut at ±180 degrees, places on both sides of the cut would need the whole
-    world between them; then the side of the first place is shown. Empty if nothing can be shown.
+    world between them; then the side of the first place is shown. Places that the CRS cannot
+    show, or far from the area it is made for (the other side of the Earth in a UTM zone), are left
+    out. Empty if nothing can be shown.
     """
     transform = QgsCoordinateTransform(wgs84(), crs, context)
     west, east, first_lon = QgsRectangle(), QgsRectangle(), None
-    for place in places:
+    for place in _within_area(places, crs):
+        if not _can_show(place, transform, crs, context):
+            continue
         first_lon = place.lon if first_lon is None else first_lon
         for polygon in place.polygons:
             box = _box_of(polygon, transform)
@@ -91,11 +100,45 @@ def view_of(
 
 def _lie_at_the_cut(places: Sequence[Place], transform: QgsCoordinateTransform) -> bool:
     """Whether the places lie around ±180 degrees and the map is cut there."""
-    if any(abs(place.lon) < 90 for place in places):
+    if any(abs(place.lon) < 180 - NEAR_CUT_DEG for place in places):
         return False
     lat = places[0].lat
     sides = [_transformed(QgsPointXY(lon, lat), transform) for lon in (BEFORE_CUT, -BEFORE_CUT)]
     return None in sides or sides[0].distance(sides[1]) > 1.0
+
+
+def _within_area(places: Sequence[Place], crs: QgsCoordinateReferenceSystem) -> Sequence[Place]:
+    """Return the places in or near the CRS's area of use; all if the first is not one of them."""
+    area = crs.bounds()
+    if area.isNull():
+        return places
+    west = area.xMinimum() - AREA_MARGIN_DEG
+    # West > east across the antimeridian; no difference at all is the whole Earth.
+    span = ((area.xMaximum() - area.xMinimum()) % 360.0 or 360.0) + 2 * AREA_MARGIN_DEG
+    south, north = area.yMinimum() - AREA_MARGIN_DEG, area.yMaximum() + AREA_MARGIN_DEG
+    inside = [
+        place
+        for place in places
+        if (place.lon - west) % 360.0 <= span and south <= place.lat <= north
+    ]
+    return inside if inside and inside[0] is places[0] else places
+
+
+def _can_show(
+    place: Place,
+    to_map: QgsCoordinateTransform,
+    crs: QgsCoordinateReferenceSystem,
+    context: QgsCoordinateTransformContext,
+) -> bool:
+    """Whether the CRS maps the place's centre to a point that is this place again."""
+    point = _transformed(QgsPointXY(place.lon, place.lat), to_map)
+    if point is None:
+        return False
+    back = _transformed(point, QgsCoordinateTransform(crs, wgs84(), context))
+    if back is None or abs(back.y() - place.lat) > SAME_PLACE_DEG:
+        return False
+    turned = (back.x() - place.lon + 180.0) % 360.0 - 180.0
+    return abs(turned) * math.cos(math.radians(place.lat)) <= SAME_PLACE_DEG
 
 
 def _box_of(polygon: Polygon, transform: QgsCoordinateTransform) -> QgsRectangle:

@@ -79,9 +79,8 @@ def find_command(configured: str) -> str:
     if found:
         return found
     raise CommandNotFoundError(
-        f"The command '{COMMAND}' was not found on the PATH. Install it in an environment of its "
-        "own, for example with 'pipx install terrakin', or set its path in Settings > Options > "
-        "Terrakin."
+        f"The command '{COMMAND}' was not found on the PATH. Install it from Terrakin's repository "
+        "(its README says how), or set its path in Settings > Options > Terrakin."
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qgis.core import QgsSettings
+from qgis.PyQt.QtCore import QDir
 
-from .wire import MAX_K
+from .wire import DEFAULT_EXCLUDE_M, DEFAULT_K, MAX_K
 
 GROUP = "terrakin"
+STORE_FOLDER = "terrakin-store"
+"""In the user's home, where no store is set. Not "terrakin": a clone of the repository is."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,9 @@ class Settings:
     """The store folder offered first."""
     ready_file: str = ""
     """The ready file last connected to."""
-    k: int = 25
+    k: int = DEFAULT_K
     """Number of places to ask for."""
-    exclude_m: float = 300.0
+    exclude_m: float = DEFAULT_EXCLUDE_M
     """Distance around the query to leave out, metres."""
     zoom: bool = True
     """Whether to zoom to the results."""
@@ -42,6 +45,11 @@ class Settings:
             exclude_m=exclude_m if exclude_m >= 0 else base.exclude_m,
             zoom=stored.value(f"{GROUP}/zoom", base.zoom, type=bool),
         )
+
+    @property
+    def store_folder(self) -> str:
+        """The store folder that is set, else one in the user's home; the server makes it."""
+        return self.store or QDir.home().filePath(STORE_FOLDER)
 
     def save(self) -> None:
         """Write the settings."""

@@ -10,13 +10,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Sequence, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import AnswerError, ReadyFileError, RequestError
 
 API_VERSION = 1
 MAX_K = 10_000
+DEFAULT_K = 25
+DEFAULT_EXCLUDE_M = 300.0
+WORLD = "world"
+"""The read-only collection that every server offers."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Ring = tuple[tuple[float, float], ...]
@@ -136,6 +140,19 @@ class Collection:
             model=str(spec.get("model") or ""),
             dim=None if dim is None else int(dim),
         )
+
+
+def first_choice(collections: Sequence[Collection]) -> Collection | None:
+    """Return the collection to offer first: the user's own first one, else the world."""
+    own = [collection for collection in collections if collection.id != WORLD]
+    return next(iter([*own, *collections]), None)
+
+
+def only_choice(collections: Sequence[Collection]) -> Collection | None:
+    """Return the one meant where none is named: the user's only one, or the world alone."""
+    own = [collection for collection in collections if collection.id != WORLD]
+    candidates = own or collections
+    return candidates[0] if len(candidates) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Controller(QObject):
         form = self.dock.form()
         replace(
             Settings.load(),
-            store=self.dock.store_widget.filePath(),
+            store=self.dock.store_widget.filePath().strip(),
             k=form.k,
             exclude_m=form.exclude_m,
             zoom=form.zoom,

@@ -30,7 +30,7 @@ from qgis.PyQt.QtWidgets import (
 from ..core.layers import Result
 from ..core.settings import Settings
 from ..core.version import icon_path
-from ..core.wire import MAX_K, Collection
+from ..core.wire import MAX_K, Collection, first_choice
 from .session import Phase, Session
 
 MAX_EXCLUDE_M = 1_000_000.0
@@ -137,7 +137,7 @@ class Dock(QgsDockWidget):
         else:
             self.progress.setRange(0, 0)
         self.busy_label.setText(job.description() if job else self._busy_text(phase))
-        self.cancel_button.setEnabled(phase is not Phase.STOPPING)
+        self.cancel_button.setEnabled(job is not None or phase is not Phase.STOPPING)
 
     def _header(self) -> QWidget:
         header = QWidget()
@@ -171,14 +171,18 @@ class Dock(QgsDockWidget):
         self.store_widget = QgsFileWidget()
         self.store_widget.setStorageMode(QgsFileWidget.StorageMode.GetDirectory)
         self.store_widget.setDialogTitle("Store folder of Terrakin")
-        self.store_widget.lineEdit().setPlaceholderText("Store folder")
+        self.store_widget.lineEdit().setPlaceholderText(Settings().store_folder)
+        self.store_widget.setToolTip(
+            "The folder of your collections; a new one is made. The world comes with the server."
+        )
         self.store_widget.setFilePath(settings.store)
-        self.store_widget.fileChanged.connect(self.refresh)
         layout.addWidget(self.store_widget)
         buttons = QHBoxLayout()
         self.start_button = QPushButton(_theme("mActionStart.svg"), "Start server")
         self.start_button.clicked.connect(
-            lambda: self.start_asked.emit(self.store_widget.filePath())
+            lambda: self.start_asked.emit(
+                Settings(store=self.store_widget.filePath().strip()).store_folder
+            )
         )
         self.connect_button = QPushButton("Connect to running…")
         self.connect_button.setToolTip("Choose the ready file of a server that runs already")
@@ -304,7 +308,6 @@ class Dock(QgsDockWidget):
         off = phase is Phase.OFF
         self.store_widget.setEnabled(off)
         self.start_button.setVisible(off)
-        self.start_button.setEnabled(bool(self.store_widget.filePath()))
         self.connect_button.setVisible(off)
         self.stop_button.setVisible(not off)
         self.stop_button.setEnabled(phase is not Phase.STOPPING)
@@ -317,7 +320,10 @@ class Dock(QgsDockWidget):
             self.collection_box.clear()
             for collection in collections:
                 self.collection_box.addItem(collection.title, collection.id)
-            self.collection_box.setCurrentIndex(max(0, self.collection_box.findData(chosen)))
+            first = first_choice(collections)
+            if first is not None and self.collection_box.findData(chosen) < 0:
+                chosen = first.id
+            self.collection_box.setCurrentIndex(self.collection_box.findData(chosen))
         ready = self._session.phase is Phase.READY
         self.reload_button.setEnabled(ready)
         self.collection_box.setEnabled(ready)

@@ -39,6 +39,7 @@ class OptionsPage(QgsOptionsPageWidget):
         self.store_widget = QgsFileWidget()
         self.store_widget.setStorageMode(QgsFileWidget.StorageMode.GetDirectory)
         self.store_widget.setFilePath(settings.store)
+        self.store_widget.lineEdit().setPlaceholderText(Settings().store_folder)
         self.k_box = QSpinBox()
         self.k_box.setRange(1, MAX_K)
         self.k_box.setValue(settings.k)
@@ -50,8 +51,8 @@ class OptionsPage(QgsOptionsPageWidget):
         layout.addLayout(form)
         note = QLabel(
             "The command “terrakin” computes, stores and searches embeddings. It is installed "
-            "outside QGIS, for example with “pipx install terrakin”, and runs on this computer "
-            "only. Leave its field empty to use the one on the PATH."
+            "outside QGIS, from Terrakin's repository (its README says how), and runs on this "
+            "computer only. Leave its field empty to use the one on the PATH."
         )
         note.setWordWrap(True)
         layout.addWidget(note)

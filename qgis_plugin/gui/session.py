@@ -6,6 +6,7 @@ Nothing here blocks: a server is started and watched by a timer, requests run as
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from time import monotonic
 from typing import Any, Callable
 
@@ -33,8 +34,20 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
+class Kind(Enum):
+    """What a job does. Jobs of different kinds run side by side."""
+
+    CONNECT = "connect"
+    SEARCH = "search"
+    EXPORT = "export"
+
+
+NEED_SERVER = (Kind.CONNECT, Kind.SEARCH)
+
+
 class Session(QObject):
-    """One server at a time, one job at a time; a new job takes the place of the running one."""
+    """One server at a time, one job of a kind at a time: a new search takes the place of the
+    running one. An export needs no server and goes on whatever becomes of it."""
 
     changed = pyqtSignal()
     """Phase, collections or job are not what they were."""
@@ -51,12 +64,20 @@ class Session(QObject):
         self.server: ReadyFile | None = None
         self.process: ServerProcess | None = None
         self.collections: list[Collection] = []
-        self.job: Job | None = None
+        self._current: dict[Kind, Job] = {}
         self._jobs: set[Job] = set()
         self._stop_deadline = 0.0
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._watch)
+
+    @property
+    def job(self) -> Job | None:
+        """The job that the panel shows and ``cancel`` stops: connecting, else the newest."""
+        if self.phase is Phase.STARTING:
+            return None
+        newest = next(reversed(list(self._current.values())), None)
+        return self._current.get(Kind.CONNECT, newest)
 
     def start_server(self, command: str, store: str) -> None:
         """Start a server on a store folder and connect to it."""
@@ -82,7 +103,7 @@ class Session(QObject):
 
     def stop(self) -> None:
         """Leave the server; stop it if it was started here."""
-        self._drop_jobs()
+        self._drop_jobs(NEED_SERVER)
         self.collections = []
         if self.process is None:
             self.server = None
@@ -108,7 +129,7 @@ class Session(QObject):
         def work(job: Job) -> Result:
             return Result.of(request, Client(server, job.isCanceled).search(request))
 
-        self._run(Job("Searching similar places", work, self._finish(self.found.emit)))
+        self._run(Kind.SEARCH, "Searching similar places", work, self.found.emit)
 
     def export(self, layer: QgsVectorLayer, path: str) -> None:
         """Write a result to a GeoPackage; ``exported`` or ``failed`` or ``cancelled`` follows."""
@@ -117,10 +138,10 @@ class Session(QObject):
         def work(job: Job) -> str:
             return export_geopackage(source, path, job.isCanceled, job.setProgress)
 
-        self._run(Job("Exporting places", work, self._finish(self.exported.emit)))
+        self._run(Kind.EXPORT, f"Exporting to {Path(path).name}", work, self.exported.emit)
 
     def cancel(self) -> None:
-        """Stop the running job, or the start of the server."""
+        """Stop the start of the server, or the job that is shown."""
         if self.phase in (Phase.STARTING, Phase.CONNECTING):
             self.stop()
             self.cancelled.emit("Connecting to the server was cancelled.")
@@ -132,7 +153,9 @@ class Session(QObject):
         self.blockSignals(True)
         self._timer.stop()
         jobs = list(self._jobs)
-        self._drop_jobs()
+        if Kind.EXPORT in self._current:
+            log(f"{self._current[Kind.EXPORT].description()}: cancelled, the plugin is closing.")
+        self._drop_jobs(tuple(Kind))
         for job in jobs:
             job.waitForFinished(STOP_WITHIN_MS)
         self._leave()
@@ -147,40 +170,52 @@ class Session(QObject):
             self.server, self.collections = server, collections
             self._enter(Phase.READY)
 
-        job = Job("Connecting to the Terrakin server", work, self._finish(connected))
         self.phase = Phase.CONNECTING
-        self._run(job)
+        self._run(Kind.CONNECT, "Connecting to the Terrakin server", work, connected)
 
-    def _run(self, job: Job) -> None:
-        if self.job is not None:
-            self.job.cancel()
-        self.job = job
+    def _run(
+        self,
+        kind: Kind,
+        title: str,
+        work: Callable[[Job], Any],
+        on_done: Callable[[Any], None],
+    ) -> None:
+        job = Job(title, work, self._finish(kind, on_done))
+        replaced = self._current.pop(kind, None)
+        if replaced is not None:
+            replaced.cancel()
+        self._current[kind] = job
         self._jobs.add(job)
         job.progressChanged.connect(self.changed)
         QgsApplication.taskManager().addTask(job)
         self.changed.emit()
 
-    def _finish(self, on_done: Callable[[Any], None]) -> Callable[[Job, Outcome], None]:
-        """Return what to do at the end of a job; a job that was replaced is forgotten."""
+    def _finish(self, kind: Kind, on_done: Callable[[Any], None]) -> Callable[[Job, Outcome], None]:
+        """Return what to do at the end of a job.
+
+        A search that was replaced is forgotten: its successor answers for it. An export is not:
+        the user must hear that a file was not written.
+        """
 
         def finish(job: Job, outcome: Outcome) -> None:
             self._jobs.discard(job)
-            if job is not self.job:
+            if self._current.get(kind) is job:
+                del self._current[kind]
+            elif kind is not Kind.EXPORT:
                 return
-            self.job = None
             if isinstance(outcome, Done):
                 on_done(outcome.value)
             elif isinstance(outcome, Failed):
-                self._fail(outcome.error)
+                self._fail(outcome.error, kind)
             elif isinstance(outcome, Cancelled):
                 self.cancelled.emit(f"{job.description()}: cancelled.")
             self.changed.emit()
 
         return finish
 
-    def _fail(self, error: PluginError) -> None:
+    def _fail(self, error: PluginError, kind: Kind) -> None:
         gone = isinstance(error, (ServerLostError, ServerNotRunningError))
-        if self.phase is Phase.CONNECTING or gone:
+        if kind is Kind.CONNECT or gone:
             self.stop()
         self.failed.emit(error)
 
@@ -203,7 +238,7 @@ class Session(QObject):
                 self._leave(patience_ms=0)
                 self._enter(Phase.OFF)
         elif state is State.ENDED:
-            self._fail(self._ended())
+            self._fail(self._ended(), Kind.CONNECT)
         elif state is State.READY and self.phase is Phase.STARTING and self.process.ready:
             self._connect(self.process.ready)
 
@@ -213,16 +248,15 @@ class Session(QObject):
         return ServerLostError(f"The server stopped. Start it again.{last}")
 
     def _leave(self, patience_ms: int = STOP_WITHIN_MS) -> None:
-        self._drop_jobs()
+        self._drop_jobs(NEED_SERVER)
         self._timer.stop()
         if self.process is not None:
             self.process.stop(patience_ms)
         self.process, self.server, self.collections = None, None, []
         self.phase = Phase.OFF
 
-    def _drop_jobs(self) -> None:
-        self.job = None
-        for job in list(self._jobs):
+    def _drop_jobs(self, kinds: tuple[Kind, ...]) -> None:
+        for job in [self._current.pop(kind) for kind in kinds if kind in self._current]:
             job.cancel()
 
     def _enter(self, phase: Phase) -> None:

@@ -26,7 +26,7 @@ SERVER = [
     {"service", "jobs", "processes", "security"},
     {"routes"},
     {"app"},
-    {"runner", "demo"},
+    {"runner", "demo", "world_demo"},
     {"commands"},
     {"cli"},
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -79,13 +80,16 @@ def test_every_command_has_help(run: Run, path: tuple[str, ...], option: str) ->
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_every_example_is_one_the_command_takes(run: Run, path: tuple[str, ...]) -> None:
     _, out, _ = run(*path, "--help")
-    example = out.split("Example:")[1].split("\n\n")[0].split("Options:")[0]
-    words = shlex.split(example.replace("\\\n", " "))
-    assert words[: len(path) + 1] == ["terrakin", *path]
+    text = re.split("Examples?:", out)[1].split("\n\n")[0].split("Options:")[0]
+    examples = text.replace("\\\n", " ").strip().splitlines()
+    assert examples
     command: Any = cli.terrakin
     for name in path:
         command = command.commands[name]
-    command.make_context("terrakin", words[len(path) + 1 :])
+    for example in examples:
+        words = shlex.split(example)
+        assert words[: len(path) + 1] == ["terrakin", *path]
+        command.make_context("terrakin", words[len(path) + 1 :])
 
 
 def test_the_version(run: Run) -> None:
@@ -110,14 +114,12 @@ def test_listing(run: Run, store: Path, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert out.split()[0] == "valley"
     code, out, err = run("collections", "--store", store, "--json")
-    (found,) = json.loads(out)
-    assert (code, err, found["id"]) == (0, "", "valley")
+    found, shipped = json.loads(out)
+    assert (code, err, found["id"], shipped["id"]) == (0, "", "valley", "world")
     assert found["count"] == Store.open(store).collection("valley").count
     Store.create(tmp_path / "empty")
-    assert run("collections", "--store", tmp_path / "empty", "--json") == (0, "[]\n", "")
-    assert run("collections", "--store", tmp_path / "empty")[1] == (
-        "The store holds no collection yet.\n"
-    )
+    code, out, err = run("collections", "--store", tmp_path / "empty")
+    assert (code, out.split()[0], len(out.splitlines()), err) == (0, "world", 1, "")
 
 
 def test_the_store_may_be_named_by_the_environment(
@@ -160,7 +162,7 @@ def test_one_damaged_collection_hides_no_other_and_can_be_deleted(run: Run, copy
     shutil.copytree(copy / "valley", copy / "broken")
     (copy / "broken" / "collection.json").write_text("{")
     code, out, err = run("collections", "--store", copy)
-    assert (code, out.split()[0], len(out.splitlines())) == (3, "valley", 1)
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (3, ["valley", "world"])
     assert err.startswith("Error: ")
     assert "is damaged" in err
     code, out, _ = run("verify", "--store", copy)
@@ -192,15 +194,35 @@ def test_searching_prints_or_writes(
     run: Run, store: Path, tmp_path: Path, centre: tuple[float, float]
 ) -> None:
     at = f"{centre[0]},{centre[1]}"
-    places = tmp_path / "new" / "places.gpkg"
+    places = tmp_path / "places.gpkg"
     search = ("search", "--store", store, "--collection", "valley", "--at", at)
     code, out, err = run(*search, "-k", 5, "--exclude", "0.3km", "--out", places)
     assert (code, out, err) == (0, "", f"5 places written to {places}.\n")
     code, out, err = run(*search, "-k", 5, "--exclude", "300", "--json")
     answer = json.loads(out)
     assert (code, err, answer["exclude_m"]) == (0, "", 300)
+    assert run(*search, "--exclude", "900km", "--out", tmp_path / "none.parquet") == (
+        0,
+        "",
+        f"No place was found: all {answer['considered']:,} of the collection lie within 900000 m "
+        "of the query's own. Choose a smaller --exclude.\n"
+        f"0 places written to {tmp_path / 'none.parquet'}.\n",
+    )
+    code, out, err = run(*search, "--out", tmp_path / "no" / "places.gpkg")
+    assert (code, out, "There is no folder" in err) == (1, "", True)
+    assert not (tmp_path / "no").exists()
     written = geopandas.read_file(places)
     assert written["id"].tolist() == [feature["id"] for feature in answer["features"]]
+
+
+def test_the_demo_takes_bands_of_several_resolutions(
+    run: Run, tmp_path: Path, land: Any, write_raster: Any
+) -> None:
+    fine = write_raster(tmp_path / "f10.tif", land(bands=1))
+    coarse = write_raster(tmp_path / "f20.tif", land(48, 48, bands=1), res=20)
+    code, out, err = run("demo", fine, coarse, "--chip", "80m", "--out", tmp_path / "demo")
+    assert (code, "Note: f20.tif was resampled" in out) == (0, True), err
+    assert (tmp_path / "demo" / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def test_a_full_disk_under_the_export(
         "search", "--collection", "land", "--at", "15.001,46.951", "-k", "130",
         "--store", place / "store", "--out", out,
     )  # fmt: skip
-    one_line(done, "The disk is full")
+    one_line(done, "could not be written. Free some space, or write to another disk.")
+    assert "to go on" not in done.stderr
     assert out.read_text() == "old"
     assert {path.name for path in target.iterdir()} == {"filler", out.name}

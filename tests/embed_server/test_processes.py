@@ -2,16 +2,20 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from fastapi import FastAPI
 
+import embeddings.pipeline
 from embed_server.client import Client, JobDismissedError, RemoteError
 from embed_server.job import JobContext
+from embed_server.processes import find_process
 from embeddings.errors import CancelledError
 from embeddings.pipeline import RasterJob
+from embeddings.raster_job import EmbedReport
 
 Call = Callable[..., requests.Response]
 EXECUTION = "/processes/embed-raster/execution"
@@ -51,6 +55,33 @@ def test_the_inputs_are_those_of_the_job(call: Call) -> None:
     assert set(inputs) == set(RasterJob.__dataclass_fields__) - {"store"}
 
 
+def test_what_is_not_given_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the collection's own values, or the job's defaults, hold: none stands twice."""
+    jobs: list[RasterJob] = []
+    report = EmbedReport("a", "s", 0, 0, 0, 0, ())
+
+    def embed(job: RasterJob, **_: object) -> EmbedReport:
+        jobs.append(job)
+        return report
+
+    monkeypatch.setattr(embeddings.pipeline, "embed_raster", embed)
+    context = JobContext(report=lambda *_: None, cancelled=lambda: False)
+    files = [str(Path("/a.tif").absolute())]
+    process = find_process("embed-raster")
+    for more in ({}, {"chip": None}, {"chip": "160m", "dtype": "int8", "replace": True}):
+        process.work(Path("store"), {"files": files, "collection": "a", **more})(context)
+        given = {name: value for name, value in more.items() if value is not None}
+        assert jobs.pop() == RasterJob(Path("store"), "a", tuple(files), **given)
+
+
+def test_every_default_of_the_inputs_is_the_jobs_or_open(call: Call) -> None:
+    inputs = call("GET", "/processes/embed-raster").json()["inputs"]
+    defaults = {name: field.default for name, field in RasterJob.__dataclass_fields__.items()}
+    for name, entry in inputs.items():
+        if not entry["minOccurs"]:
+            assert entry["schema"]["default"] in (None, defaults[name]), name
+
+
 def test_an_unknown_process_is_named(call: Call) -> None:
     for method, path in (("GET", "/processes/paint"), ("POST", "/processes/paint/execution")):
         problem = call(
@@ -67,11 +98,15 @@ def test_an_embedding_job_makes_a_collection_that_can_be_searched(
     answer = call("POST", EXECUTION, json={"inputs": inputs})
     job = answer.json()
     assert answer.status_code == 201
-    assert answer.headers["location"] == f"/jobs/{job['jobID']}"
+    [here] = [link["href"] for link in job["links"] if link["rel"] == "self"]
+    assert answer.headers["location"] == here == f"{client.url}/jobs/{job['jobID']}"
     assert job["status"] in ("accepted", "running")
 
     seen: list[dict[str, Any]] = []
-    report = client.wait(job["jobID"], progress=seen.append)
+    report = client.wait(job["jobID"], progress=seen.append)["report"]
+    outputs = call("GET", f"/jobs/{job['jobID']}/results").json()
+    assert outputs == {"report": {"value": report}}
+    assert set(outputs) == set(call("GET", "/processes/embed-raster").json()["outputs"])
     assert set(report) == {
         "collection", "scene", "planned", "embedded", "absent", "resumed", "notes"
     }  # fmt: skip
@@ -82,7 +117,7 @@ def test_an_embedding_job_makes_a_collection_that_can_be_searched(
 
     place = client.items("made", limit=1)["features"][0]["properties"]
     assert client.search("made", at=(place["lon"], place["lat"]))["numberReturned"] == 10
-    again = client.wait(client.execute("embed-raster", inputs)["jobID"])
+    again = client.wait(client.execute("embed-raster", inputs)["jobID"])["report"]
     assert again["resumed"] == again["embedded"] == report["embedded"]
     assert {"made", "valley"} <= {entry["id"] for entry in client.collections()}
 
@@ -127,6 +162,7 @@ def test_an_embedding_is_dismissed_while_it_runs(client: Client, scene: list[str
         ({"files": "/a.tif", "collection": "a"}, "inputs.files"),
         ({"files": [5], "collection": "a"}, "inputs.files.0"),
         ({"files": ["a.tif"], "collection": "a"}, "absolute"),
+        ({"files": ["https://a.org/a.tif"], "collection": "a"}, "no URLs"),
         ({"files": ["/a.tif"], "collection": "a", "chips": "32"}, "inputs.chips"),
         ({"files": ["/a.tif"], "collection": "a", "dtype": "float64"}, "float64"),
         ({"files": ["/a.tif"], "collection": "a", "replace": "yes"}, "inputs.replace"),

@@ -152,5 +152,6 @@ def test_a_damaged_collection_hides_no_other(
 
 
 def test_a_folder_that_is_no_store_is_refused_at_the_start(running: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("")
     with pytest.raises(StoreError, match=r"no Terrakin store"), running(Settings(store=tmp_path)):
         pass

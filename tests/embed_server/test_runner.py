@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from embed_server.client import Client, UnreachableError
-from embed_server.errors import PortTakenError, ReadyFileError
+from embed_server.errors import PortTakenError
 from embed_server.runner import bound_socket
 
 SERVE = """
@@ -253,18 +253,33 @@ def test_it_listens_on_the_loopback_only(start: Start) -> None:
         pass
 
 
-def test_a_ready_file_that_cannot_be_written_ends_the_start(start: Start, tmp_path: Path) -> None:
+def test_a_ready_file_that_cannot_be_written_is_one_clean_error(
+    start: Start, store: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    out, log = start(ready_file=str(tmp_path / "file" / "ready.json")).communicate(timeout=WAIT_S)
+    program = [sys.executable, "-c", "from embed_server.cli import main; main()"]
+    path = tmp_path / "file" / "ready.json"
+    process = start([*program, "serve", "--store", str(store), "--ready-file", str(path)])
+    out, log = process.communicate(timeout=WAIT_S)
     assert out == ""
-    assert ReadyFileError.__name__ in log
-    assert "cannot be written" in log
+    assert process.returncode == 1
+    [line] = log.splitlines()
+    assert line.startswith(f"Error: The ready file {path} cannot be written")
 
 
-def test_a_store_that_does_not_exist_ends_the_start(start: Start, tmp_path: Path) -> None:
-    out, log = start(command(tmp_path / "nowhere")).communicate(timeout=WAIT_S)
+def test_a_store_that_does_not_exist_is_made_and_has_what_comes_with_terrakin(
+    start: Start, tmp_path: Path
+) -> None:
+    ready = announced(start(command(tmp_path / "new" / "store")))
+    with Client.from_ready_file(Path(ready["ready_file"]), timeout_s=WAIT_S) as client:
+        assert "world" in {collection["id"] for collection in client.collections()}
+
+
+def test_a_folder_that_is_no_store_ends_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("")
+    out, log = start(command(tmp_path)).communicate(timeout=WAIT_S)
     assert out == ""
-    assert "does not exist" in log
+    assert "is no Terrakin store" in log
 
 
 @posix_only

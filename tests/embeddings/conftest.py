@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,38 @@ def make_spec() -> Callable[..., EmbeddingSpec]:
             gsd_m=10.0,
             layout=ChipLayout("80m", "80m", (8, 8), (8, 8)),
             grid_km=10.0,
-            preprocessing=Preprocessing((1.0, 2.0), (0.5, 0.25), "bilinear"),
+            preprocessing=Preprocessing((1.0, 2.0), (0.5, 0.25), "bilinear", (1.0, 1.0)),
             source="tests",
             licence="CC0-1.0",
         )
         return replace(spec, **changes)
 
     return make
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Forbid looking into a folder or file; root becomes nobody for that, until the test ends."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no permissions of this kind")
+    shut: list[Path] = []
+    root = os.geteuid() == 0
+
+    def close(path: Path) -> None:
+        if root and not shut:
+            for folder in (tmp_path, *tmp_path.parents[:2]):
+                folder.chmod(0o755)
+            for found in (tmp_path, *tmp_path.rglob("*")):
+                os.chown(found, 65534, 65534)
+            os.seteuid(65534)
+        path.chmod(0)
+        shut.append(path)
+
+    yield close
+    if root:
+        os.seteuid(0)
+    for path in shut:
+        path.chmod(0o755)
 
 
 @pytest.fixture

@@ -106,7 +106,11 @@ def test_no_places_are_a_file_too(tmp_path: Path, answer: dict[str, Any], suffix
     path = tmp_path / f"none{suffix}"
     write_places({**answer, "features": [], "numberReturned": 0}, path)
     read = geopandas.read_parquet if suffix == ".parquet" else geopandas.read_file
-    assert len(read(path)) == 0
+    empty = read(path)
+    assert len(empty) == 0
+    if suffix == ".parquet":
+        write_places(answer, tmp_path / "some.parquet")
+        assert (empty.dtypes == read(tmp_path / "some.parquet").dtypes).all()
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet"])

@@ -109,6 +109,25 @@ def test_three_files_make_the_picture_of_one(scene: Path, tmp_path: Path) -> Non
     assert np.array_equal(one, draw(files, tmp_path / "three.png", [], []))
 
 
+@pytest.mark.parametrize("coarse", [0, 2])
+def test_bands_of_several_resolutions_make_one_picture(tmp_path: Path, coarse: int) -> None:
+    bands = []
+    for i in range(3):
+        side = 2 if i == coarse else 1
+        values = np.full((1, 600 // side, 900 // side), 100, np.uint8)
+        values[:, :, 450 // side :] = 200
+        bands.append(write_tif(tmp_path / f"{i}.tif", values, res=10 * side))
+    shown = map_part(draw(bands, tmp_path / "map.png", [], []))
+    assert shown[100, 200].max() < 60
+    assert shown[100, 700].min() > 200
+    assert np.ptp(shown[100, 700]) <= 2
+
+
+def test_a_value_that_no_band_can_hold_hides_nothing(scene: Path, tmp_path: Path) -> None:
+    plain = draw(scene, tmp_path / "a.png", [], [])
+    assert (draw(scene, tmp_path / "b.png", [], [], nodata=-9999.0) == plain).all()
+
+
 def test_degrees_keep_the_proportions_on_the_ground(tmp_path: Path) -> None:
     values = np.ones((3, 500, 500), np.uint8)
     scene = write_tif(tmp_path / "degrees.tif", values, "EPSG:4326", 0.001)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +115,12 @@ def test_a_second_scene_is_embedded_with_the_stored_filters(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chip": "16"}, "chip: 8 here, 16 there"),
-        ({"chip": "80m"}, "chip: 8 here, 80m there"),
-        ({"stride": "4"}, "stride: 8 here, 4 there"),
-        ({"dtype": "float32"}, "dtype: float16 here, float32 there"),
-        ({"source": "Landsat"}, "source: user imagery here, Landsat there"),
-        ({"licence": "MIT"}, "licence: proprietary here, MIT there"),
+        ({"chip": "16"}, r"chip \(collection: 8, asked: 16\)"),
+        ({"chip": "80m"}, r"chip \(collection: 8, asked: 80m\)"),
+        ({"stride": "4"}, r"stride \(collection: 8, asked: 4\)"),
+        ({"dtype": "float32"}, r"dtype \(collection: float16, asked: float32\)"),
+        ({"source": "Landsat"}, r"source \(collection: user imagery, asked: Landsat\)"),
+        ({"licence": "MIT"}, r"licence \(collection: proprietary, asked: MIT\)"),
     ],
 )
 def test_another_spec_is_refused(
@@ -157,7 +159,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         ),
         (
             SpecMismatchError,
-            "gsd_m: 10",
+            "gsd_m .collection: 10",
             write_raster(tmp_path / "coarse.tif", land(), res=20),
             {},
         ),
@@ -189,7 +191,7 @@ def test_a_first_scene_without_data_leaves_no_collection(
     file = write_raster(tmp_path / "e.tif", np.zeros((2, 96, 96), np.uint16), nodata=nodata)
     with pytest.raises(NoDataError, match="has data in all its pixels"):
         embed(tmp_path / "store", file)
-    assert Store.open(tmp_path / "store").names() == []
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_bands_of_another_scene_pair_by_name(
@@ -370,3 +372,73 @@ def test_times_come_from_the_user_or_the_file_name(
 ) -> None:
     collection = embed(tmp_path / "store", write_raster(tmp_path / name, land()), datetime=pattern)
     assert collection.scenes[0].datetime == expected
+
+
+def test_how_numbers_became_values_is_kept_and_scales_are_not_mixed(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    first = write_raster(tmp_path / "a.tif", land(seed=1), scales=(0.5,) * 3, offsets=(7.0,) * 3)
+    collection = embed(tmp_path / "store", first, offset=-10.0, nodata=0)
+    assert collection.scenes[0].pixels == {
+        "scale": [0.5] * 3,
+        "offset": [2.0] * 3,
+        "nodata": 0.0,
+        "nodata_where": "any band",
+    }
+    assert collection.spec.preprocessing is not None
+    assert collection.spec.preprocessing.scale == (0.5,) * 3
+    other = write_raster(tmp_path / "b.tif", land(seed=2))
+    with pytest.raises(SpecMismatchError, match=r"pixel scale \(collection: \(0.5.*asked: \(1.0"):
+        embed(tmp_path / "store", other)
+    same = write_raster(tmp_path / "c.tif", land(seed=2), scales=(0.5,) * 3)
+    assert len(embed(tmp_path / "store", same).scenes) == 2
+
+
+def test_what_is_not_said_is_taken_from_the_collection(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    files = [write_raster(tmp_path / f"{i}.tif", land(seed=i)) for i in range(3)]
+    made = {"chip": "160m", "stride": "80m", "dtype": "int8", "source": "S2", "licence": "MIT"}
+    first = embed(tmp_path / "store", files[0], **made)
+    again = embed(tmp_path / "store", files[1], chip=None)
+    assert again.spec == first.spec
+    assert len(embed(tmp_path / "store", files[2], chip="0.16km", stride=" 80m").scenes) == 3
+    large = write_raster(tmp_path / "large.tif", land(192, 192))
+    fresh = embed(tmp_path / "fresh", large, chip=None)
+    assert fresh.spec.layout is not None
+    assert (fresh.spec.layout.chip_px, fresh.spec.layout.stride_px) == ((32, 32), (32, 32))
+    assert (fresh.spec.dtype, fresh.spec.source) == ("float16", "user imagery")
+    assert fresh.licence == "proprietary"
+
+
+def test_scenes_that_differ_in_case_alone_are_refused(
+    tmp_path: Path, scene: Path, embed: Embed
+) -> None:
+    before = embed(tmp_path / "store", scene, scene="May")
+    with pytest.raises(CollectionExistsError, match="'MAY' differs only in upper and lower case"):
+        embed(tmp_path / "store", scene, scene="MAY")
+    assert Store.open(tmp_path / "store").collection("land") == before
+
+
+def test_collections_made_before_scenes_told_their_pixels_are_read(
+    tmp_path: Path, scene: Path, embed: Embed
+) -> None:
+    collection = embed(tmp_path / "store", scene)
+    path = collection.path / "collection.json"
+    data = json.loads(path.read_text())
+    for name in ("pixels", "grid"):
+        del data["terrakin:scenes"][0][name]
+    del data["terrakin:spec"]["preprocessing"]["scale"]
+    path.write_text(json.dumps(data))
+    old = Store.open(tmp_path / "store").collection("land")
+    assert (old.spec, old.scenes[0].grid) == (collection.spec, None)
+    assert embed(tmp_path / "store", scene).count == 119
+
+
+def test_imagery_does_not_go_into_a_collection_of_places(
+    tmp_path: Path, scene: Path, embed: Embed
+) -> None:
+    collection = embed(tmp_path / "store", scene)
+    replace(collection, spec=replace(collection.spec, layout=None, preprocessing=None)).save()
+    with pytest.raises(SpecMismatchError, match="embeddings of places, not of imagery"):
+        embed(tmp_path / "store", scene)

@@ -15,7 +15,8 @@ from rasterio.transform import from_origin
 
 from embeddings.errors import BandError, SourceError, SourceNotFoundError
 from embeddings.sources.chips import chip_layout
-from embeddings.sources.raster import RasterScene, fingerprint
+from embeddings.sources.files import fingerprint
+from embeddings.sources.raster import RasterScene
 
 Write = Callable[..., Path]
 
@@ -113,6 +114,19 @@ def test_bands_are_named_by_file_or_description(tmp_path: Path, write_raster: Wr
         opened(one, twin)
 
 
+def test_bands_of_several_files_are_told_apart(tmp_path: Path, write_raster: Write) -> None:
+    alpha = np.full((20, 20), 255, np.uint8)
+    files = [
+        write_raster(tmp_path / "may.tif", flat(bands=2), descriptions=("red", None)),
+        write_raster(tmp_path / "june.tif", flat(bands=2), descriptions=("red", None)),
+        write_raster(tmp_path / "slope.tif", flat(dtype="uint8"), alpha=alpha),
+    ]
+    with opened(*files) as scene:
+        assert scene.bands == ("may_red", "may_B2", "june_red", "june_B2", "slope")
+    with opened(files[0]) as scene:
+        assert scene.bands == ("red", "B2")
+
+
 def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path, write_raster: Write) -> None:
     alpha = np.full((20, 20), 255, np.uint8)
     alpha[:5] = 0
@@ -161,7 +175,7 @@ def test_the_files_own_scale_and_offset_apply(tmp_path: Path, write_raster: Writ
         assert (values[0].max(), values[1].max()) == (90, 200)
     with opened(file, offset=5) as scene:
         values, _ = read(scene)
-        assert (values[0].max(), values[1].max()) == (95, 205)
+        assert (values[0].max(), values[1].max()) == (92.5, 205)  # added before the scale
 
 
 @pytest.mark.parametrize(
@@ -175,6 +189,8 @@ def test_the_offset_of_sentinel_2_baselines(
     file = write_raster(tmp_path / "a.tif", flat(1500), tags=tags)
     with opened(file) as scene:
         assert read(scene)[0].max() == expected
+        told = [note for note in scene.notes if "-1000 was added" in note]
+        assert len(told) == (expected == 500)
     with opened(file, offset=0.0) as scene:
         assert read(scene)[0].max() == 1500
 
@@ -291,8 +307,53 @@ def test_the_fingerprint_tells_content_from_place(tmp_path: Path) -> None:
     assert first != fingerprint([one], "nodata")
     assert first != fingerprint([one, two], "")
     changed = bytearray(Path(two).read_bytes())
-    changed[100_000] ^= 1
+    changed[77_777] ^= 1
     Path(two).write_bytes(changed)
     assert first != fingerprint([two], "")
     with pytest.raises(SourceNotFoundError):
         fingerprint([str(tmp_path / "no.tif")], "")
+
+
+def test_files_beside_the_pixels_count_by_what_they_change(
+    tmp_path: Path, write_raster: Write
+) -> None:
+    file = write_raster(tmp_path / "a.tif", flat())
+
+    def identity() -> tuple[str, str]:
+        with opened(file) as scene:
+            return fingerprint(scene.files, ""), scene.reading_rule()
+
+    first = identity()
+    with rasterio.open(file) as dataset:
+        dataset.statistics(1)  # as QGIS does: writes a.tif.aux.xml
+    (tmp_path / "a.tif.ovr").write_bytes(file.read_bytes())
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "a.tif.aux.xml", "a.tif.ovr"}
+    assert identity() == first
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(file, "r+") as dataset:
+        dataset.write_mask(np.full((20, 20), 255, np.uint8))
+    masked = identity()
+    assert masked[0] != first[0]
+    with rasterio.open(tmp_path / "a.tif.msk", "r+") as dataset:
+        dataset.write(np.zeros((1, 20, 20), np.uint8))
+    assert identity()[0] != masked[0]
+    (tmp_path / "a.tif.msk").unlink()
+    (tmp_path / "a.tif.aux.xml").write_text(
+        "<PAMDataset><PAMRasterBand band='1'><NoDataValue>7</NoDataValue></PAMRasterBand>"
+        "</PAMDataset>"
+    )
+    assert identity()[1] != first[1]
+
+
+def test_files_that_may_not_be_read(
+    tmp_path: Path, write_raster: Write, closed: Callable[[Path], None]
+) -> None:
+    file = write_raster(tmp_path / "folder" / "a.tif", flat())
+    with pytest.raises(SourceError, match="cannot be read"):
+        opened(tmp_path / ("x" * 300))
+    closed(file)
+    for work in (opened, lambda path: fingerprint([str(path)], "")):
+        with pytest.raises(SourceError, match=r"cannot be read \(Permission denied"):
+            work(file)
+    closed(file.parent)
+    with pytest.raises(SourceError, match=r"cannot be read \(Permission denied"):
+        opened(file)

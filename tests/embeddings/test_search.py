@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pyproj
 import pytest
 import shapely
 
+from embeddings import search as search_module
 from embeddings.errors import (
     CollectionNotFoundError,
     InputError,
@@ -139,6 +144,77 @@ def test_no_data_and_no_coverage_are_told_apart_and_the_nearest_chip_is_named(
     assert float(re.findall(r"([\d.]+) km away", str(outside.value))[0]) == pytest.approx(1.04)
     with pytest.raises(OutsideCoverageError, match=r"[\d,]{6}\.\d\d km away"):
         searcher.search("land", SearchQuery(LonLat(-165, -47)))
+
+
+def test_margins_and_gaps_are_not_called_masked(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    values = land(90, 90)
+    values[:, 24:32, 24:32] = 0
+    collection = embed(
+        tmp_path / "s", write_raster(tmp_path / "a.tif", values, nodata=0), stride="12"
+    )
+    searcher = Searcher(Store(tmp_path / "s"))
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
+
+    def asked(col: float, row: float) -> str:
+        place = LonLat(*to_lonlat.transform(500_000 + 10 * col, 5_200_000 - 10 * row))
+        with pytest.raises(NoDataAtPlaceError) as caught:
+            searcher.search("land", SearchQuery(place))
+        return str(caught.value)
+
+    assert "in the margin of the scene, where no whole chip fits" in asked(88, 40)
+    assert "in the margin" in asked(40, 84)
+    assert "between two chips" in asked(10, 4)
+    assert "between two chips" in asked(4, 34)
+    assert "masked there" in asked(28, 28)
+    unfinished = replace(collection.scenes[0], complete=False)
+    collection.with_scene(unfinished).save()
+    assert "not embedded to its end" in asked(28, 28)
+    assert "between two chips" in asked(10, 4)
+
+
+def test_one_collection_does_not_wait_for_another(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_raster(tmp_path / "a.tif", land())
+    at = centre(embed(tmp_path / "s", file, collection="slow"), "a_4_4")
+    embed(tmp_path / "s", file, collection="quick")
+    searcher = Searcher(Store(tmp_path / "s"))
+    began, go_on = threading.Event(), threading.Event()
+    real = search_module._load
+
+    def load(collection: Collection) -> Any:
+        if collection.id == "slow":
+            began.set()
+            assert go_on.wait(60)
+        return real(collection)
+
+    monkeypatch.setattr(search_module, "_load", load)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(searcher.search, "slow", SearchQuery(at))
+        assert began.wait(60)
+        try:
+            assert pool.submit(searcher.search, "quick", SearchQuery(at)).result(60).matched == 143
+            assert not slow.done()
+        finally:
+            go_on.set()
+        assert slow.result(60).matched == 143
+
+
+def test_collections_that_left_the_store_are_let_go(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    file = write_raster(tmp_path / "a.tif", land())
+    at = centre(embed(tmp_path / "s", file), "a_4_4")
+    searcher = Searcher(Store(tmp_path / "s"))
+    searcher.search("land", SearchQuery(at))
+    index = weakref.ref(searcher._loaded["land"].index)
+    searcher.store.delete("land")
+    with pytest.raises(CollectionNotFoundError):
+        searcher.search("land", SearchQuery(at))
+    gc.collect()
+    assert index() is None
 
 
 def test_a_search_over_the_antimeridian(

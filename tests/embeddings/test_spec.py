@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_unknown_or_missing_fields_are_refused(make_spec: MakeSpec, change: dict
         ("bands", ("B03", "B02")),
         ("gsd_m", 10.6),
         ("grid_km", 20.0),
-        ("preprocessing", Preprocessing((1.0, 2.1), (0.5, 0.25), "bilinear")),
+        ("preprocessing", Preprocessing((1.0, 2.1), (0.5, 0.25), "bilinear", (1.0, 1.0))),
         ("source", "other"),
         ("licence", "MIT"),
     ],
@@ -66,7 +67,7 @@ def test_every_field_keeps_collections_apart(make_spec: MakeSpec, field: str, va
     other = make_spec(**{field: value})
     found = spec.differences(other)
     assert len(found) == 1
-    assert found[0].startswith(f"{field}: ")
+    assert found[0].startswith(f"{field} (collection: ")
     assert other.differences(spec)
 
 
@@ -75,11 +76,22 @@ def test_what_is_asked_for_counts_not_its_pixels(make_spec: MakeSpec) -> None:
     narrower = make_spec(layout=ChipLayout("80m", "80m", (8, 9), (8, 9)), gsd_m=10.4)
     assert spec.differences(narrower) == []
     assert spec.differences(make_spec(layout=ChipLayout("8", "80m", (8, 8), (8, 8)))) == [
-        "chip: 80m here, 8 there"
+        "chip (collection: 80m, asked: 8)"
     ]
     assert spec.differences(make_spec(layout=ChipLayout("80m", "40m", (8, 8), (4, 4)))) == [
-        "stride: 80m here, 40m there"
+        "stride (collection: 80m, asked: 40m)"
     ]
+    assert spec.differences(make_spec(layout=ChipLayout("0.08km", "80.0m", (8, 8), (8, 8)))) == []
+
+
+def test_the_scale_of_pixels_is_named_and_older_specs_had_none(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    assert spec.preprocessing is not None
+    other = make_spec(preprocessing=replace(spec.preprocessing, scale=(0.0001, 1.0)))
+    assert spec.differences(other) == ["pixel scale (collection: (1.0, 1.0), asked: (0.0001, 1.0))"]
+    data = spec.to_json()
+    del data["preprocessing"]["scale"]
+    assert EmbeddingSpec.from_json(data) == spec
 
 
 def test_the_stac_form(make_spec: MakeSpec) -> None:

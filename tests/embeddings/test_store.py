@@ -127,7 +127,7 @@ def test_an_unknown_collection_names_those_there_are(store: Store, tmp_path: Pat
     for name in ("sea", "", "..", "/", "LAND"):
         with pytest.raises(CollectionNotFoundError, match="There: land"):
             store.collection(name)
-    with pytest.raises(CollectionNotFoundError, match="There: none yet"):
+    with pytest.raises(CollectionNotFoundError, match="There: world"):
         Store.create(tmp_path / "new").collection("sea")
 
 
@@ -144,6 +144,92 @@ def test_renaming(store: Store) -> None:
         store.rename("valley", "../x")
     with pytest.raises(CollectionExistsError, match="There is a collection 'valley'"):
         store.rename("valley", "valley")
+
+
+def test_what_comes_with_terrakin_is_not_renamed(store: Store) -> None:
+    with pytest.raises(StoreNotWritableError, match="read-only"):
+        store.rename("world", "mine")
+    assert store.shipped() == ["world"]
+
+
+def test_a_store_that_was_moved_away(store: Store) -> None:
+    store.path.rename(store.path.with_name("moved"))
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.names()
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.collection("land")
+
+
+def test_a_collection_json_that_cannot_be_read(store: Store) -> None:
+    path = store.path / "land" / "collection.json"
+    path.unlink()
+    path.mkdir()
+    assert store.names() == ["land"]
+    with pytest.raises(StoreFormatError, match="cannot be read"):
+        store.collection("land")
+
+
+def test_closed_folders(store: Store, closed: Callable[[Path], None]) -> None:
+    shutil.copytree(store.path / "land", store.path / "shut")
+    closed(store.path / "shut")
+    assert store.names() == ["land", "shut"]
+    assert store.collection("land").count
+    with pytest.raises(StoreFormatError, match="Permission denied"):
+        store.collection("shut")
+    closed(store.path)
+    for work in (Store.open, lambda path: Store(path).names()):
+        with pytest.raises(StoreError, match="cannot be read"):
+            work(store.path)
+    with pytest.raises(StoreNotWritableError, match="Permission denied"):
+        Store.create(store.path / "below")
+
+
+def test_a_store_is_taken_back_when_the_work_fails(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b"
+
+    def fail(*folders: str) -> None:
+        with Store.opened_or_made(place) as made:
+            for folder in folders:
+                (made.path / folder).mkdir()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError):
+        fail("land")
+    with pytest.raises(KeyError):
+        fail()
+    assert Store.open(place).names() == []
+    assert (place / "land").is_dir()
+
+
+def test_what_was_half_done_is_finished_or_swept(store: Store) -> None:
+    before = store.collection("land")
+    shutil.copytree(before.path, store.path / ".replacing-land")
+    (store.path / ".deleted-x").mkdir()
+    with store.writing():  # the old one serves: what is being made anew is kept
+        assert (store.path / ".replacing-land").exists()
+        assert not (store.path / ".deleted-x").exists()
+    shutil.rmtree(before.path)
+    with store.writing():  # killed between the two renames
+        assert store.collection("land").parts == before.parts
+    assert not (store.path / ".replacing-land").exists()
+    half = store.path / ".replacing-sea"
+    shutil.copytree(before.path, half)
+    edit(half / "collection.json", lambda d: d["terrakin:scenes"][0].update(complete=False))
+    with store.writing():
+        assert store.names() == ["land"]
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("change", [lambda s: s.delete("land"), lambda s: s.rename("land", "x")])
+def test_nothing_made_anew_outlives_its_collection(store: Store, change: Callable) -> None:
+    shutil.copytree(store.path / "land", store.path / ".replacing-land")
+    change(store)
+    with store.writing():
+        assert "land" not in store.names()
+    assert not (store.path / ".replacing-land").exists()
 
 
 def test_deleting(store: Store) -> None:

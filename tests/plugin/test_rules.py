@@ -145,6 +145,7 @@ def test_metadata(unzipped):
     assert general["license"] == "GPL-2.0-or-later"
     assert (unzipped / general["icon"]).is_file()
     assert general["version"] in general["changelog"]
+    assert "README" in general["about"], "it says where the command comes from"
     for key in ("homepage", "tracker", "repository"):
         assert general[key].startswith("https://")
 

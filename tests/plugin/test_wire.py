@@ -184,3 +184,20 @@ def test_provenance():
     assert provenance.title == "Places like -76.657, 34.718 (carolina)"
     assert "9,862 chips" in provenance.abstract
     assert "at=-76.657,34.718" in provenance.history
+
+
+@pytest.mark.parametrize(
+    ("there", "first", "only"),
+    [
+        ([], None, None),
+        (["world"], "world", "world"),
+        (["valley"], "valley", "valley"),
+        (["world", "valley"], "valley", "valley"),
+        (["valley", "world"], "valley", "valley"),
+        (["a", "b", "world"], "a", None),
+    ],
+)
+def test_the_users_own_collections_come_before_the_world(there, first, only):
+    collections = [wire.Collection.from_json({**COLLECTION, "id": name}) for name in there]
+    found = [choice(collections) for choice in (wire.first_choice, wire.only_choice)]
+    assert [choice and choice.id for choice in found] == [first, only]

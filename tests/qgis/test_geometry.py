@@ -122,6 +122,27 @@ def test_view_of_a_chip_cut_in_two(geometry, view):
     assert view([chip], "EPSG:4326").width() < 0.01
 
 
+def test_view_of_places_all_over_the_world_shows_them_on_both_sides_of_the_cut(geometry, view):
+    places = [place(geometry, lon, 10.0, 0.25) for lon in (100.0, 175.0, -100.0, -175.0)]
+    for authid, world in (("EPSG:4326", 360.0), ("EPSG:3857", 40_075_017.0)):
+        assert 0.9 * world < view(places, authid).width() <= world
+
+
+def test_view_in_a_utm_zone_leaves_out_the_other_side_of_the_earth(geometry, view):
+    near = [place(geometry, 15.0, 45.0, 0.25), place(geometry, 12.0, 44.0, 0.25)]
+    places = ((-165.0, 45.0), (-150.0, -30.0), (-60.0, -3.0), (104.0, 0.0))
+    far = [place(geometry, lon, lat, 0.25) for lon, lat in places]
+    box = view(near, "EPSG:32633")
+    assert 200_000 < box.width() < 400_000
+    assert view([*near, *far], "EPSG:32633") == box
+    assert view(far[2:3], "EPSG:32633").width() > 0, "who works there wants to see it"
+
+
+def test_view_in_an_area_across_the_antimeridian(geometry, view):
+    here, kin, far = (place(geometry, lon, 5.0) for lon in (170.0, -100.0, 15.0))
+    assert view([here, kin, far], "EPSG:3832") == view([here, kin], "EPSG:3832")
+
+
 def test_view_of_nothing_is_empty(view):
     assert view([], "EPSG:4326").isEmpty()
 

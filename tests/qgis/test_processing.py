@@ -82,7 +82,7 @@ def test_running_server_gives_the_same_places(qgis, profile, server, direct_sear
 
 
 def test_starts_a_server_on_a_store_and_stops_it(qgis, profile, data, direct_search, tmp_path):  # noqa: ARG001
-    before = servers()
+    before = servers(data / "store")
     similar(
         profile,
         tmp_path / "places.geojson",
@@ -91,11 +91,12 @@ def test_starts_a_server_on_a_store_and_stops_it(qgis, profile, data, direct_sea
         POINT=f"{POINT[0]},{POINT[1]}",
         K=5,
     )
-    assert rows(tmp_path / "places.geojson") == expected(direct_search, 5, 0)
-    assert servers() == before
+    assert rows(tmp_path / "places.geojson") == expected(direct_search, 5, 300)
+    assert servers(data / "store") == before
 
 
-def servers() -> set[str]:
+def servers(store: Path) -> set[str]:
+    """The running servers on a store."""
     """The command lines of all servers that run on this machine, with their process ids."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -103,7 +104,7 @@ def servers() -> set[str]:
             line = (folder / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "serve" in line and "--stop-with-stdin" in line:
+        if "serve" in line and str(store) in line:
             found.add(f"{folder.name} {line}")
     return found
 
@@ -124,7 +125,29 @@ def test_point_in_another_crs(qgis, profile, server, direct_search, tmp_path):  
         POINT=f"{point.x()},{point.y()} [EPSG:32633]",
         K=4,
     )
-    assert rows(tmp_path / "places.gpkg") == expected(direct_search, 4, 0)
+    assert rows(tmp_path / "places.gpkg") == expected(direct_search, 4, 300)
+
+
+def test_defaults_are_those_of_the_panel_and_do_not_follow_the_settings(terrakin):  # noqa: ARG001
+    from terrakin.algorithms.similar_places import SimilarPlaces
+    from terrakin.core.settings import Settings
+
+    try:
+        Settings(k=7, exclude_m=0.0).save()
+        algorithm = SimilarPlaces()
+        algorithm.initAlgorithm()
+        found = [algorithm.parameterDefinition(name).defaultValue() for name in ("K", "EXCLUDE")]
+    finally:
+        Settings().save()
+    assert found == [Settings().k, Settings().exclude_m]
+
+
+def test_a_store_that_is_not_there_yet_has_the_world(profile, tmp_path):
+    answer = similar(
+        profile, tmp_path / "kin.gpkg", STORE=tmp_path / "new", POINT="8.2,46.6 [EPSG:4326]", K=3
+    )
+    provenance = json.loads(answer["results"]["PROVENANCE"])
+    assert (provenance["collection"], len(rows(tmp_path / "kin.gpkg"))) == ("world", 3)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,9 @@ def test_starts_although_qgis_has_its_own_pythonhome(module, command, data, monk
 def test_command_that_is_not_installed(module, errors, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(module, "_usual_folders", lambda: [str(tmp_path)])
-    with pytest.raises(errors.CommandNotFoundError, match="pipx install terrakin"):
+    with pytest.raises(
+        errors.CommandNotFoundError, match=r"repository.*README.*Settings > Options"
+    ):
         module.find_command("")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -21,6 +23,13 @@ def test_defaults_and_round_trip():
     changed = Settings("/opt/terrakin", "/data", "/r.json", 7, 0.0, False)
     changed.save()
     assert Settings.load() == changed
+
+
+def test_without_a_store_a_new_folder_in_the_users_home_is_meant():
+    from terrakin.core.settings import Settings
+
+    assert Path(Settings().store_folder) == Path.home() / "terrakin-store"
+    assert Settings(store="/data").store_folder == "/data"
 
 
 @pytest.mark.parametrize(("key", "value"), [("k", 0), ("k", 10_001), ("exclude_m", -5.0)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -205,3 +207,59 @@ def test_redirects_are_not_followed_and_strangers_are_recognised(core, server):
         core.client.Client(wrong).check()
     stranger.shutdown()
     assert Redirecting.followed == 0
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Says nothing for a while, then answers."""
+
+    silence_s = 2.5
+
+    def do_GET(self) -> None:
+        time.sleep(self.silence_s)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(b"{}")
+
+    def log_message(self, *_) -> None:
+        """Keep quiet."""
+
+
+def in_task(work):
+    """Run as the plugin does: in a thread of QGIS's task manager, where Qt's timers work."""
+    from qgis.core import QgsApplication
+    from terrakin.core.tasks import Done, Job
+
+    outcomes = []
+    job = Job("test", lambda _job: work(), lambda _job, outcome: outcomes.append(outcome))
+    QgsApplication.taskManager().addTask(job)
+    deadline = time.monotonic() + 60
+    while not outcomes and time.monotonic() < deadline:
+        QgsApplication.processEvents()
+    [outcome] = outcomes
+    assert isinstance(outcome, Done), outcome
+    return outcome.value
+
+
+@pytest.mark.parametrize("where", [in_task, lambda work: work()], ids=["task", "main"])
+def test_a_request_outlasts_the_timeout_of_qgis(core, qgis, where):  # noqa: ARG001
+    from qgis.core import QgsBlockingNetworkRequest, QgsNetworkAccessManager
+    from qgis.PyQt.QtCore import QUrl
+    from qgis.PyQt.QtNetwork import QNetworkRequest
+
+    slow = HTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{slow.server_port}/"
+    before = QgsNetworkAccessManager.timeout()
+    QgsNetworkAccessManager.setTimeout(1000)
+    try:
+        plain = QgsBlockingNetworkRequest()
+        where(lambda: plain.get(QNetworkRequest(QUrl(url))))
+        assert bytes(plain.reply().content()) == b"", "QGIS's timeout is not in use"
+        request = core.endpoints.Request("GET", url, {}, timeout_s=20.0)
+        assert where(lambda: core.transport.send(request, lambda: False)) == (200, b"{}")
+        assert QgsNetworkAccessManager.timeout() == 1000
+    finally:
+        QgsNetworkAccessManager.setTimeout(before)
+        slow.shutdown()

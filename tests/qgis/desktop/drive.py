@@ -1,11 +1,12 @@
 """Drives the real QGIS desktop; given to it with --code. Writes what it saw as JSON.
 
-TERRAKIN_DRIVE names a JSON file: {data, ready, out, code}. QGIS's event loop runs on between the
-steps: a timer looks whether what a step waits for has come.
+TERRAKIN_DRIVE names a JSON file: {data, ready, out, code, steps}. QGIS's event loop runs on
+between the steps: a timer looks whether what a step waits for has come.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -18,8 +19,9 @@ from qgis.PyQt.QtCore import QTimer
 
 sys.path.insert(0, json.loads(Path(os.environ["TERRAKIN_DRIVE"]).read_text())["code"])
 
-from hands import OUT, logged, messages, seen, shoot
-from steps import STEPS
+from hands import CONFIG, OUT, logged, messages, seen, shoot
+
+STEPS = importlib.import_module(CONFIG["steps"]).STEPS
 
 
 def note(text: str, tag: str, _level: object) -> None:
