@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -123,12 +124,17 @@ def read_points(path: Path) -> pa.Table:
     if not path.is_file():
         raise SourceNotFoundError(f"There is no file '{path}'. Check the path and its spelling.")
     try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
+        table = _read(path)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
-            f"'{path}' cannot be read ({str(error).splitlines()[0]}). Give CSV with a header line, "
-            "or Parquet."
+            f"'{path}' cannot be read ({str(error).partition(chr(10))[0]}). Give CSV with a header "
+            "line, UTF-8, or Parquet."
         ) from error
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise SourceError(
+            f"'{path}' has more than one column {', '.join(twice)}. Give every column its own name."
+        )
     missing = {"lon", "lat"} - set(table.column_names)
     if missing:
         raise SourceError(
@@ -136,6 +142,19 @@ def read_points(path: Path) -> pa.Table:
             f"{', '.join(table.column_names)}. Name the columns lon and lat (degrees)."
         )
     return table.replace_schema_metadata(None)
+
+
+def _read(path: Path) -> pa.Table:
+    """Read a table; of CSV, lon and lat are numbers and all else stays the text it is."""
+    if path.suffix.lower() == ".parquet":
+        return pq.read_table(path, partitioning=None)
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        header = next(csv.reader(file), [])
+    text = {name: pa.string() for name in header if name not in ("lon", "lat")}
+    options = pyarrow.csv.ConvertOptions(
+        column_types={**text, "lon": pa.float64(), "lat": pa.float64()}
+    )
+    return pyarrow.csv.read_csv(path, convert_options=options)
 
 
 def places(table: pa.Table, path: Path) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embeddings.encoders import harmonics as sh
 from embeddings.encoders.location import Layer, LocationEncoder
-from embeddings.encoders.location_file import save_location
+from embeddings.encoders.location_file import check_writable, save_location
 from embeddings.errors import CancelledError, ExtraMissingError, InputError
 from embeddings.raster_job import Progress
 from embeddings.store import Collection
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 DEGREES = 40
 WIDTH = 512
 DIM = 256
-STEPS = 10_000
+STEPS = 5000
 BATCH = 1024
 LEARNING_RATE = 2e-3
 W0 = 10.0
@@ -75,9 +75,11 @@ def train_location(
     """
     if out.suffix != ".safetensors":
         raise InputError(f"'{out.name}' must end in .safetensors, the format of the weights.")
+    check_writable(out)
     started = time.perf_counter()
     sample = read_sample(collection, seed)
     encoder, r2 = fit(sample, steps=steps, seed=seed, progress=progress, cancelled=cancelled)
+    encoder = replace(encoder, name=out.stem)
     report = {
         "trained_on": collection.id,
         "product": collection.spec.product,
@@ -185,7 +187,7 @@ def fit(
                 for rows in np.array_split(held, -(-len(held) // BATCH))
             ]
         )
-    r2 = 1.0 - float(error.mean() / sample.targets[held].var(axis=0).mean())
+    r2 = 1.0 - float(error.mean() / max(sample.targets[held].var(axis=0).mean(), 1e-12))
     layers = [
         (part.weight.detach().cpu().double().numpy(), part.bias.detach().cpu().double().numpy())
         for part in (first, second, last)

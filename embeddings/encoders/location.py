@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,23 +57,32 @@ class LocationEncoder:
     skip: Floats | None = None
 
     def __post_init__(self) -> None:
+        if self.degrees < 1 or self.mode not in get_args(Mode) or not self.layers:
+            raise InputError(
+                f"A location encoder with {self.degrees} degrees, mode '{self.mode}' and "
+                f"{len(self.layers)} layers is none. The file belongs to another architecture."
+            )
         wanted = self.degrees**2
         for number, layer in enumerate(self.layers):
-            if layer.weight.shape != (len(layer.bias), wanted):
+            if layer.bias.ndim != 1 or layer.weight.shape != (len(layer.bias), wanted):
                 raise InputError(
-                    f"Layer {number} of the location encoder takes {layer.weight.shape[1]} values "
-                    f"and gets {wanted}. The file belongs to another architecture."
+                    f"Layer {number} of the location encoder has weights {layer.weight.shape} and "
+                    f"biases {layer.bias.shape}, but gets {wanted} values. The file belongs to "
+                    "another architecture."
                 )
-            if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
-                raise InputError(f"Layer {number} of the location encoder holds NaN or infinity.")
+            _check_finite(f"Layer {number}", layer.weight, layer.bias, np.asarray(layer.w0))
             wanted = len(layer.bias)
-        if self.skip is not None and (
-            len(self.skip) != wanted or self.skip.shape[1] > self.degrees**2
-        ):
-            raise InputError(
-                f"The skip of the location encoder has shape {self.skip.shape}; it must be "
-                f"({wanted}, at most {self.degrees**2}). The file belongs to another architecture."
-            )
+        if self.skip is not None:
+            if self.skip.ndim != 2 or len(self.skip) != wanted or self._too_wide(self.skip):
+                raise InputError(
+                    f"The skip of the location encoder has shape {self.skip.shape}; it must be "
+                    f"({wanted}, at most {self.degrees**2}). The file belongs to another "
+                    "architecture."
+                )
+            _check_finite("The skip", self.skip)
+
+    def _too_wide(self, skip: Floats) -> bool:
+        return bool(skip.shape[1] > self.degrees**2)
 
     @property
     def dim(self) -> int:
@@ -181,6 +190,11 @@ class LocationEncoder:
             if layer.w0:
                 x = np.sin(layer.w0 * x)
         return x
+
+
+def _check_finite(what: str, *arrays: Floats) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError(f"{what} of the location encoder holds NaN or infinity.")
 
 
 def longitude_terms(lon: Floats, degrees: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from safetensors.numpy import load_file, save
 
 from embeddings.atomic import atomic_path, write_text
 from embeddings.encoders.location import Layer, LocationEncoder
-from embeddings.errors import SourceError, SourceNotFoundError
+from embeddings.errors import InputError, SourceError, SourceNotFoundError
 
+FORMAT = "terrakin-location-encoder"
 FORMAT_VERSION = 1
 SHIPPED = "terrakin"
 """Name of the encoder that comes with the package, trained on the world collection."""
@@ -33,19 +35,33 @@ def save_location(
         tensors[f"{number}.bias"] = layer.bias.astype(np.float32)
     if encoder.skip is not None:
         tensors["skip"] = np.ascontiguousarray(encoder.skip, dtype=np.float32)
+    weights = save(tensors)
     description = {
-        "format": "terrakin-location-encoder",
+        "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": encoder.name,
         "degrees": encoder.degrees,
         "mode": encoder.mode,
         "w0": [layer.w0 for layer in encoder.layers],
         "dim": encoder.dim,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "provenance": dict(provenance or {}),
     }
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(weights)
     write_text(path.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError, before a long training, if a model could not be written to ``path``."""
+    side_car = path.with_suffix(".json")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"'{path}' cannot be written: name a file in a folder that exists.")
+    if side_car.exists() and not path.exists():
+        raise InputError(
+            f"'{side_car}' is there and belongs to no model; it would be overwritten. Choose "
+            "another --out."
+        )
 
 
 def load_location(path: Path) -> LocationEncoder:
@@ -59,10 +75,16 @@ def load_location(path: Path) -> LocationEncoder:
             )
     try:
         description = json.loads(side_car.read_text(encoding="utf-8"))
-        if description["format_version"] != FORMAT_VERSION:
+        if (description["format"], description["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise SourceError(
-                f"'{side_car}' has format version {description['format_version']}; this release "
-                f"reads {FORMAT_VERSION}. Use the release of Terrakin that wrote it."
+                f"'{side_car}' describes {description['format']} version "
+                f"{description['format_version']}; this release reads {FORMAT} version "
+                f"{FORMAT_VERSION}. Use the release of Terrakin that wrote it."
+            )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != description["weights_sha256"]:
+            raise SourceError(
+                f"'{path}' does not hold the weights that {side_car.name} describes. Restore both "
+                "files together."
             )
         tensors = load_file(path)
         layers = tuple(

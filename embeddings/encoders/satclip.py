@@ -45,7 +45,7 @@ def load_satclip(path: Path) -> LocationEncoder:
             Layer(_tensor(state, f"{name}.weight"), _tensor(state, f"{name}.bias"), w0)
             for name, w0 in zip(names, frequencies, strict=True)
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise SourceError(
             f"'{path}' is not a SatCLIP checkpoint: {error!r} is missing or wrong. Fetch one of "
             "the files satclip-*.ckpt of the official release."
@@ -69,11 +69,17 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise SourceError(
+                f"'{path}' is no PyTorch checkpoint of today's format. It was not loaded. Fetch "
+                "the file from the official release."
+            ) from error
         raise SourceError(
             f"'{path}' is refused: it holds more than tensors and plain values, and loading it "
             "could run code. Fetch the file from the official release."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch fails on damaged files in any way
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(
-            f"'{path}' is truncated or damaged ({str(error).splitlines()[0]}). Fetch it again."
+            f"'{path}' is truncated or damaged ({reason}). Fetch it again."
         ) from error

@@ -58,6 +58,8 @@ def test_a_grid_becomes_a_collection_that_can_be_searched(run: Run, tmp_path: Pa
         (("--points", "p.csv"), "--out"),
         (("--grid-km", "10"), "--store and --collection"),
         (("--points", "p.csv", "--grid-km", "10"), "either --points"),
+        (("--points", "p.csv", "--out", "v.parquet", "--land"), "--land does not go with --points"),
+        (("--grid-km", "10", "--out", "v.parquet"), "--out does not go with --grid-km"),
         (("--grid-km", "10", "--bbox", "5,5,0"), "W,S,E,N"),
     ],
 )

@@ -32,11 +32,14 @@ def points(path: Path, text: str) -> Path:
 
 
 def test_points_keep_their_order_and_columns(encoder: LocationEncoder, tmp_path: Path) -> None:
-    table = points(tmp_path / "p.csv", "name,lon,lat\nb,10,50\na,-179.5,-10\nc,181,0\n")
+    table = points(
+        tmp_path / "p.csv", "name,code,lon,lat\nb,007,10,50\na,NA,-179.5,-10\nc,1,181,0\n"
+    )
     assert embed_points(table, tmp_path / "v.parquet", encoder) == 3
     found = pq.read_table(tmp_path / "v.parquet")
-    assert found.column_names == ["name", "lon", "lat", "embedding"]
+    assert found.column_names == ["name", "code", "lon", "lat", "embedding"]
     assert found["name"].to_pylist() == ["b", "a", "c"]
+    assert found["code"].to_pylist() == ["007", "NA", "1"]
     assert found.schema.field("embedding").type == pa.list_(pa.float32(), 6)
     vectors = np.array(found["embedding"].to_pylist())
     expected = encoder.encode([10, -179.5, -179], [50, -10, 0])
@@ -63,8 +66,9 @@ def test_many_points_are_written_in_batches(encoder: LocationEncoder, tmp_path: 
         ("lon,lat\n0,nan\n", "no places"),
         ("lon,lat\n0,\n", "no places"),
         ("lon,lat\n600,0\n", "no places"),
-        ("lon,lat\nx,0\n", "not a column of numbers"),
+        ("lon,lat\nx,0\n", "invalid value 'x'"),
         ("longitude,lat\n0,0\n", "no column lon"),
+        ("lon,lon,lat\n0,0,0\n", "more than one column lon"),
         ("lon,lat,embedding\n0,0,1\n", "a column 'embedding' already"),
     ],
 )
@@ -129,6 +133,22 @@ def test_models_of_our_own_round_trip(encoder: LocationEncoder, tmp_path: Path) 
     np.testing.assert_allclose(again.encode(lon, lat), encoder.encode(lon, lat), atol=1e-4)
     fast = again.encode_row(again.fold(lat[1:])[0], lon)
     np.testing.assert_allclose(fast[1], again.encode(lon, lat)[1], atol=1e-4)
+    described = (tmp_path / "m.json").read_text()
+    for old, new in (
+        ('"mode": "stable"', '"mode": "odd"'),
+        ('"degrees": 5', '"degrees": -5'),
+        ('"format_version": 1', '"format_version": 9'),
+    ):
+        assert old in described
+        (tmp_path / "m.json").write_text(described.replace(old, new))
+        with pytest.raises((SourceError, InputError)):
+            load_location(tmp_path / "m.safetensors")
+    (tmp_path / "m.json").write_text(described)
+    weights = bytearray((tmp_path / "m.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(weights)
+    with pytest.raises(SourceError, match="does not hold the weights"):
+        load_location(tmp_path / "m.safetensors")
     (tmp_path / "m.json").write_text("[]")
     with pytest.raises(SourceError):
         load_location(tmp_path / "m.safetensors")

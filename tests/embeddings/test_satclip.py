@@ -143,6 +143,14 @@ def test_truncated_missing_and_foreign_files_are_refused(tmp_path: Path) -> None
     cut.write_bytes(whole.read_bytes()[:-300])
     with pytest.raises(SourceError, match="truncated or damaged"):
         load_satclip(cut)
+    empty = tmp_path / "empty.ckpt"
+    empty.write_bytes(b"")
+    with pytest.raises(SourceError):
+        load_satclip(empty)
+    tensors = state()
+    tensors[f"{PREFIX}layers.0.weight"] = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(InputError, match="another architecture"):
+        load_satclip(write(tmp_path / "flat.ckpt", SETTINGS, tensors))
     text = tmp_path / "text.ckpt"
     text.write_text("not a checkpoint")
     with pytest.raises(SourceError):
