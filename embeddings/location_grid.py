@@ -31,6 +31,8 @@ from embeddings.errors import (
     InputError,
     NoDataError,
     SpecMismatchError,
+    StorageFullError,
+    TerrakinError,
 )
 from embeddings.grid import MajorTomGrid
 from embeddings.land import cells_with_land
@@ -39,7 +41,7 @@ from embeddings.sources.areas import Area
 from embeddings.sources.chips import polygons
 from embeddings.spec import Dtype, EmbeddingSpec
 from embeddings.store import Collection, Scene, Store
-from embeddings.store.layout import COLLECTION_FILE, check_name
+from embeddings.store.layout import COLLECTION_FILE, check_name, replacing_folder
 from embeddings.store.schema import arrow_schema, embedding_array, row_bytes, rows_per_part
 from embeddings.store.writer import CollectionWriter
 from embeddings.types import Bounds
@@ -50,6 +52,15 @@ PART_SHARE = 4
 MOST_THREADS = 8
 BYTES_ON_DISK = 0.95
 """Bytes on disk for each byte before compression; float16 vectors hardly shrink."""
+MEMORY = 1_000_000_000
+"""Bytes that the parts being made may take together, beyond the first."""
+COPIES = 3
+"""How often a part stands in memory while it is made: vectors, table and file."""
+MOST_COUNTED = 20_000_000
+"""Up to so many cells, those that lie inside are counted before anything is written."""
+NO_CELL = (
+    "No cell of the grid lies there; nothing was written. Widen the area, or leave out --land."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +100,7 @@ def embed_grid(
     if job.dtype == "int8":
         raise InputError("Location embeddings are stored as float16 or float32, not int8.")
     run = _GridRun(job, encoder, MajorTomGrid(job.grid_km), progress, cancelled)
-    store = Store.create(job.store)
-    with store.writing():
+    with Store.opened_or_made(job.store) as store:
         return run.into(store)
 
 
@@ -112,24 +122,36 @@ class _GridRun:
         self._bounds = job.area.bounds if job.area is not None else None
         self.blocks = list(_blocks(grid, self._bounds, rows_per_part(self.spec) // PART_SHARE))
         self.planned = sum(block.cells for block in self.blocks)
+        if not self.planned:
+            raise NoDataError(NO_CELL)
 
     def into(self, store: Store) -> EmbedReport:
         target = store.path / self.job.collection
         if not self.job.replace or not (target / COLLECTION_FILE).exists():
             return self._embed(store, target)
-        fresh = store.path / f".replacing-{self.job.collection}"
-        store.discard(fresh)
+        # The old collection serves until the new one stands; then they change places.
+        fresh = replacing_folder(store.path, self.job.collection)
+        if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
+            store.discard(fresh)
         report = self._embed(store, fresh)
         store.put_in_place(fresh, target)
         return report
+
+    def _goes_on(self, folder: Path) -> bool:
+        try:
+            self._check(Collection.load(folder), self._scene())
+        except TerrakinError:
+            return False
+        return True
 
     def _embed(self, store: Store, folder: Path) -> EmbedReport:
         scene = self._scene()
         if (folder / COLLECTION_FILE).exists():
             self._check(Collection.load(folder), scene)
             writer = CollectionWriter.resume(folder)
+            self._check_space(folder, writer)
         else:
-            check_space(folder, int(self.planned * row_bytes(self.spec) * BYTES_ON_DISK))
+            self._check_space(folder, None)
             writer = CollectionWriter.begin(folder, self.spec, self.job.licence, lambda _: None)
         writer.begin_scene(scene)
         resumed = writer.scene(scene.id).embedded
@@ -139,10 +161,7 @@ class _GridRun:
         done = writer.scene(scene.id)
         if not done.embedded:
             store.discard(folder)
-            raise NoDataError(
-                "No cell of the grid lies there; nothing was written. Widen the "
-                "area, or leave out --land."
-            )
+            raise NoDataError(NO_CELL)
         return EmbedReport(
             self.job.collection,
             scene.id,
@@ -167,11 +186,39 @@ class _GridRun:
                 "--collection, or make it anew with --replace."
             )
 
+    def _check_space(self, folder: Path, writer: CollectionWriter | None) -> None:
+        """Raise StorageFullError if what is still to be written does not fit."""
+        parts = writer.scene(self._scene().id).parts if writer is not None else ()
+        # Parts are recorded in order.
+        todo = self.blocks[len(parts) :]
+        cells = sum(block.cells for block in todo)
+        some = self.job.land or (self.job.area is not None and self.job.area.polygons is not None)
+        counted = not some or cells <= MOST_COUNTED
+        if some and counted:
+            cells = sum(self._count(block) for block in todo)
+        try:
+            check_space(folder, int(cells * row_bytes(self.spec) * BYTES_ON_DISK))
+        except StorageFullError as error:
+            if counted:
+                raise
+            raise StorageFullError(
+                f"{error} This is at most what it takes: the {cells:,} cells are too many to "
+                "count first which of them lie inside the area or on land."
+            ) from None
+
+    def _count(self, block: _Block) -> int:
+        self._stop_if_asked()
+        return len(self._cells(block)[0])
+
+    def _threads(self) -> int:
+        part = COPIES * max(block.cells for block in self.blocks) * row_bytes(self.spec)
+        return min(os.cpu_count() or 1, MOST_THREADS, max(1, MEMORY // part))
+
     def _write(self, writer: CollectionWriter, scene_id: str) -> None:
         done = 0
         waiting: deque[tuple[_Block, Future[Any]]] = deque()
         todo = iter(self.blocks)
-        threads = min(os.cpu_count() or 1, MOST_THREADS)
+        threads = self._threads()
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             while True:
                 # One part more than there are threads is kept ready, so memory stays bounded.
@@ -189,11 +236,14 @@ class _GridRun:
                 self.progress(Progress(done, self.planned, f"{done:,} of {self.planned:,} cells"))
 
     def _make(self, writer: CollectionWriter, scene_id: str, block: _Block) -> Any:
+        self._stop_if_asked()
+        return writer.write_part(scene_id, block.number, self._table(block))
+
+    def _stop_if_asked(self) -> None:
         if self.cancelled():
             raise CancelledError(
                 "Stopped as asked. What was finished is kept; the same command goes on from there."
             )
-        return writer.write_part(scene_id, block.number, self._table(block))
 
     def _table(self, block: _Block) -> pa.Table:
         rows, cols = self._cells(block)
@@ -248,15 +298,16 @@ class _GridRun:
         area = self.job.area
         identity = [self.encoder.sha256, self.job.grid_km, area and area.fingerprint, self.job.land]
         bounds = area.bounds if area else Bounds(-180.0, -90.0, 180.0, 90.0)
-        west, south, east, north = bounds.west_south_east_north()
-        shape = area.outline if area else shapely.box(west, south, east, north)
+        south = max(bounds.south, self.grid.south_limit)
+        north = min(bounds.north, self.grid.north_limit)
+        box = Area.of_box(Bounds(bounds.west, south, bounds.east, north))
         return Scene(
             id=f"grid-{self.job.grid_km:g}km",
             fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
             files=(),
             datetime=None,
-            footprint=json.loads(shapely.to_geojson(shape)),
-            bbox=(west, south, east, north),
+            footprint=json.loads(shapely.to_geojson(box.outline)),
+            bbox=box.bounds.west_south_east_north(),
             planned=self.planned,
             absent=0,
             complete=False,
@@ -289,8 +340,8 @@ def _blocks(grid: MajorTomGrid, bounds: Bounds | None, most: int) -> Iterator[_B
     """Group consecutive rows so that a block plans at most ``most`` cells (or is one row)."""
     rows: list[int] = []
     cells = number = 0
-    for row in range(grid.first_row, grid.last_row + 1):
-        count = _planned(grid, row, bounds)
+    every = _rows(grid, bounds)
+    for row, count in zip(every.tolist(), _planned(grid, every, bounds), strict=True):
         if not count:
             continue
         if rows and cells + count > most:
@@ -302,22 +353,38 @@ def _blocks(grid: MajorTomGrid, bounds: Bounds | None, most: int) -> Iterator[_B
         yield _Block(number, np.array(rows, np.int32), cells)
 
 
-def _planned(grid: MajorTomGrid, row: int, bounds: Bounds | None) -> int:
+def _rows(grid: MajorTomGrid, bounds: Bounds | None) -> NDArray[np.int32]:
+    """Return the rows that may have centres between the latitudes of the bounds."""
+    first, last = grid.first_row, grid.last_row
+    if bounds is not None:
+        lowest = np.nextafter(grid.south_limit, 90.0)
+        if bounds.north < lowest:
+            return np.empty(0, np.int32)
+        ends, _ = grid.cells(np.zeros(2), np.array([max(bounds.south, lowest), bounds.north]))
+        first, last = int(ends[0]), int(ends[1])
+    return np.arange(first, last + 1, dtype=np.int32)
+
+
+def _planned(grid: MajorTomGrid, rows: NDArray[np.int32], bounds: Bounds | None) -> list[int]:
     if bounds is None:
-        return int(grid.columns(row)[1])
-    return len(_row_cells(grid, row, bounds))
+        return [int(count) for count in grid.columns(rows)[1]]
+    return [len(_row_cells(grid, row, bounds)) for row in rows.tolist()]
 
 
 def _row_cells(grid: MajorTomGrid, row: int, bounds: Bounds | None) -> NDArray[np.int32]:
     """Return the columns of a row whose centres lie within the bounds."""
-    first, count = grid.columns(row)
-    cols = np.arange(int(first), int(first) + int(count), dtype=np.int32)
+    first, count = (int(value) for value in grid.columns(row))
+    cols = np.arange(first, first + count, dtype=np.int32)
     if bounds is None:
         return cols
-    lon, lat = grid.centre(np.full(1, row, np.int32), cols[:1])
+    _, lat = grid.centre(row, first)
     west, south, east, north = bounds.west_south_east_north()
-    if not south <= lat[0] <= north:
+    if not south <= lat <= north:
         return cols[:0]
+    _, ends = grid.cells(np.array([west, east]), np.full(2, lat))
+    if not west > east and ends[0] < ends[1]:
+        # The centres of a fine grid's whole row would take long; these columns may lie inside.
+        cols = cols[int(ends[0]) - first : int(ends[1]) - first + 1]
     lon, _ = grid.centre(np.full(len(cols), row, np.int32), cols)
     inside = (lon >= west) | (lon <= east) if west > east else (lon >= west) & (lon <= east)
     return cols[inside]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,20 @@ def test_the_shipped_encoder_covers_the_earth() -> None:
     assert np.abs(near - vectors[:500]).max() < 1e-2
     folder = Path(training.__file__).parent / "world"
     assert sum(f.stat().st_size for f in folder.glob("location.*")) <= 6 * 2**20
+
+
+@pytest.mark.shared_data
+def test_the_shipped_encoder_beats_plain_harmonics_with_few_labels(shared: Path) -> None:
+    path = Path(__file__).resolve().parents[1] / "bench" / "location_quality.py"
+    bench = runpy.run_path(str(path))
+    encoders = {"ours": load_shipped().encode, "plain": bench["baselines"]()["harmonics L=10"]}
+    lon, lat, classes = bench["koppen"](shared)
+    station_lon, station_lat, celsius = bench["temperature"](shared)
+    accuracy, r2 = {}, {}
+    for name, encode in encoders.items():
+        x, z = encode(lon, lat), encode(station_lon, station_lat)
+        accuracy[name] = np.mean([bench["probe_classes"](x, classes, 300, s) for s in range(3)])
+        r2[name] = np.mean([bench["probe_values"](z, celsius, 300, s) for s in range(20)])
+    # Measured with 20 draws: 0.665 against 0.629, and 0.933 against 0.889.
+    assert accuracy["ours"] > accuracy["plain"] + 0.02
+    assert r2["ours"] >= 0.93 > r2["plain"] + 0.02
