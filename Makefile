@@ -51,7 +51,7 @@ bench: .venv/ready  ## measure us and our rivals; writes build/bench.json
 serve: .venv/run  ## serve the demo's store
 	$(BIN)/terrakin serve --store build/demo/store
 
-package: .venv/ready  ## build the plugin's zip and the wheel into build/
+package: .venv/ready  ## build the plugin's zip into build/
 	$(BIN)/python .ci/package.py
 
 docs: .venv/ready  ## draw the pictures of the docs (needs the evaluation data)

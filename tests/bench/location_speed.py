@@ -29,6 +29,7 @@ from embeddings.location_grid import CELLS_AT_ONCE, GridJob, embed_grid
 
 DEGREES, WIDTH, DIM = 40, 512, 256
 SAMPLE = 4096
+ROWS_AT_ONCE = 64
 
 
 def encoder() -> LocationEncoder:
@@ -114,16 +115,17 @@ def _official(
 def _all_rows(model: LocationEncoder, grid: MajorTomGrid) -> None:
     rows = np.arange(grid.first_row, grid.last_row + 1)
 
-    def work(row: int) -> None:
-        first, count = grid.columns(row)
-        cols = np.arange(int(first), int(first) + int(count))
-        lon, lat = grid.centre(np.full(len(cols), row), cols)
-        folded = model.fold(lat[:1])[0]
-        for at in range(0, len(lon), CELLS_AT_ONCE):
-            model.encode_row(folded, lon[at : at + CELLS_AT_ONCE])
+    def work(block: NDArray[np.int64]) -> None:
+        _, lat = grid.centre(block, grid.columns(block)[0])
+        for row, folded in zip(block, model.fold(lat), strict=True):
+            first, count = grid.columns(row)
+            cols = np.arange(int(first), int(first) + int(count))
+            lon, _ = grid.centre(np.full(len(cols), row), cols)
+            for at in range(0, len(lon), CELLS_AT_ONCE):
+                model.encode_row(folded, lon[at : at + CELLS_AT_ONCE])
 
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, rows.tolist()))
+        list(pool.map(work, np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))))
 
 
 def _products_per_second() -> float:
