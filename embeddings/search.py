@@ -192,6 +192,11 @@ def _nothing_there(
         f"{loaded.lon[nearest]:.5f}, {loaded.lat[nearest]:.5f}."
     )
     point = shapely.Point(*at.lonlat())
+    if collection.spec.layout is None:
+        return OutsideCoverageError(
+            f"{where} lies in no cell of collection '{collection.id}'; a collection of land has no "
+            f"cells at sea. {near}"
+        )
     scenes = [s for s in collection.scenes if shapely.geometry.shape(s.footprint).intersects(point)]
     if scenes:
         reason = min((_why_no_chip(scene, at) for scene in scenes), key=list(_Reason).index)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from embed_server.cli import terrakin as command
-from embeddings.errors import StoreNotWritableError
+from embeddings.errors import OutsideCoverageError, StoreNotWritableError
 from embeddings.store import Store
 
 Run = Callable[..., Any]
@@ -87,6 +87,9 @@ def test_the_world_is_in_every_store_and_read_only(run: Run, tmp_path: Path) -> 
     )
     answer = json.loads(found.stdout)
     assert answer["considered"] > 200_000
+    sea = run("search", "--store", store.path, "--collection", "world", "--at", "-30,30")
+    assert isinstance(sea.exception, OutsideCoverageError)
+    assert "no cells at sea" in str(sea.exception)
     for refused in (store.delete, lambda name: store.rename(name, "mine")):
         with pytest.raises(StoreNotWritableError, match="read-only"):
             refused("world")
