@@ -143,12 +143,19 @@ def server(store: Path, ready_file: Path) -> Iterator[Client]:
         str(ready_file),
         "--stop-with-stdin",
     ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    log = ready_file.with_name("server.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("wb") as messages,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             if not process.stdout.readline():
-                raise ServerError("The server did not start; its messages stand above.")
+                raise ServerError(f"The server did not start; its messages stand in {log}.")
             with Client.from_ready_file(ready_file) as client:
                 yield client
         finally:
