@@ -15,19 +15,10 @@ from embeddings.search import MAX_K, distance_m
 from embeddings.spacing import spread
 from embeddings.types import LonLat
 from embeddings.world import NAME
+from embeddings.world.make_pictures import APART_M, ATTRIBUTION, MATCHES, PLACES
 from embeddings.world.picture import Kin, draw_world
 
-MATCHES = 200
-APART_M = 100_000.0
-PLACES = {
-    "corn_belt": ("the Corn Belt, Iowa", LonLat(-93.5, 42.0)),
-    "sahara": ("the central Sahara, Algeria", LonLat(5.0, 26.0)),
-    "taiga": ("the Siberian taiga, Yenisei", LonLat(97.0, 61.0)),
-}
-ATTRIBUTION = (
-    "No two places within 100 km.  "
-    "Embeddings: Terrakin, from NASA Blue Marble, NASA Black Marble and NOAA ETOPO"
-)
+SHOWN = ("corn-belt", "sahara", "taiga")
 
 Say = Callable[[str], None]
 Serve = Callable[[Path, Path], Any]
@@ -43,11 +34,12 @@ def run(out: Path, serve: Serve, cancelled: Callable[[], bool], say: Say = print
     with serve(out / "store", out / "ready.json") as client:
         count = client.collection(NAME)["itemCount"]
         say(f"Serving at {client.url}: {count:,} places, all land on Earth in cells of 25 km.")
-        for name, (title, place) in PLACES.items():
+        for name in SHOWN:
+            title, place = PLACES[name]
             if cancelled():
                 raise CancelledError("Stopped as asked.")
             answer = _kin(client, place)
-            answers[name] = answer
+            answers[name.replace("-", "_")] = answer
             kins.append(_for_map(answer, title, place))
             away = distance_m(place, kins[-1].lon, kins[-1].lat)
             say(

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from embeddings.sources.areas import Area
 from embeddings.sources.chips import polygons
 from embeddings.spec import Dtype, EmbeddingSpec
 from embeddings.store import Collection, Scene, Store
-from embeddings.store.layout import COLLECTION_FILE, check_name, replacing_folder
+from embeddings.store.layout import COLLECTION_FILE, check_name
 from embeddings.store.schema import arrow_schema, embedding_array, row_bytes, rows_per_part
 from embeddings.store.writer import CollectionWriter
 from embeddings.types import Bounds
@@ -126,16 +127,10 @@ class _GridRun:
             raise NoDataError(NO_CELL)
 
     def into(self, store: Store) -> EmbedReport:
-        target = store.path / self.job.collection
-        if not self.job.replace or not (target / COLLECTION_FILE).exists():
-            return self._embed(store, target)
-        # The old collection serves until the new one stands; then they change places.
-        fresh = replacing_folder(store.path, self.job.collection)
-        if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
-            store.discard(fresh)
-        report = self._embed(store, fresh)
-        store.put_in_place(fresh, target)
-        return report
+        embed = partial(self._embed, store)
+        if self.job.replace:
+            return store.made_anew(self.job.collection, self._goes_on, embed)
+        return embed(store.path / self.job.collection)
 
     def _goes_on(self, folder: Path) -> bool:
         try:

@@ -43,7 +43,6 @@ from embeddings.store.layout import (
     COLLECTION_FILE,
     check_name,
     check_scene,
-    replacing_folder,
     scene_from,
 )
 from embeddings.store.order import hilbert_index
@@ -115,16 +114,9 @@ class _Run:
     cancelled: Callable[[], bool]
 
     def into(self, store: Store) -> EmbedReport:
-        target = store.path / self.job.collection
-        if not self.job.replace or not (target / COLLECTION_FILE).exists():
-            return self._embed(target)
-        # The old collection serves until the new one stands; then they change places.
-        fresh = replacing_folder(store.path, self.job.collection)
-        if (fresh / COLLECTION_FILE).exists() and not self._goes_on(fresh):
-            store.discard(fresh)
-        report = self._embed(fresh)
-        store.put_in_place(fresh, target)
-        return report
+        if self.job.replace:
+            return store.made_anew(self.job.collection, self._goes_on, self._embed)
+        return self._embed(store.path / self.job.collection)
 
     def _goes_on(self, folder: Path) -> bool:
         try:

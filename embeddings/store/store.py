@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -32,6 +32,8 @@ from embeddings.store.layout import (
     check_name,
     replacing_folder,
 )
+
+Made = TypeVar("Made")
 
 
 class Store:
@@ -208,6 +210,24 @@ class Store:
             self._check_there(name)
             self.discard(replacing_folder(self.path, name))
             self.discard(self.path / name)
+
+    def made_anew(
+        self, name: str, goes_on: Callable[[Path], bool], make: Callable[[Path], Made]
+    ) -> Made:
+        """Make the collection ``name`` by ``make(folder)``, anew where there is one.
+
+        The old collection serves until the new one stands; then they change places. What an
+        earlier run left of the new one is kept if ``goes_on(folder)`` says so.
+        """
+        target = self.path / name
+        if not _exists(target / COLLECTION_FILE):
+            return make(target)
+        fresh = replacing_folder(self.path, name)
+        if _exists(fresh / COLLECTION_FILE) and not goes_on(fresh):
+            self.discard(fresh)
+        made = make(fresh)
+        self.put_in_place(fresh, target)
+        return made
 
     def put_in_place(self, fresh: Path, target: Path) -> None:
         """Let the collection in ``fresh`` take the place of the one in ``target``."""
