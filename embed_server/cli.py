@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from embed_server.commands import collections, locations, raster, search, serve
+from embed_server.commands import chips, collections, locations, raster, remote_store, search, serve
 from embed_server.console import EXIT_FAILED, EXIT_INTERRUPTED, note
 from embeddings import __version__
 from embeddings.errors import CancelledError, TerrakinError
@@ -33,6 +33,7 @@ def train() -> None:
 
 
 embed.add_command(raster.embed_raster_command)
+embed.add_command(chips.embed_chips_command)
 embed.add_command(locations.embed_locations_command)
 train.add_command(locations.train_location_command)
 for command in (
@@ -41,6 +42,8 @@ for command in (
     collections.verify,
     collections.rename,
     collections.delete,
+    raster.encoders_command,
+    remote_store.fetch,
     locations.grid,
     search.search,
     serve.serve,

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from embeddings.pipeline import Progress
+from embeddings.report import Progress
 
 EXIT_FAILED = 1
 EXIT_PARTLY = 3

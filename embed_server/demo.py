@@ -21,6 +21,7 @@ from embeddings.export import write_places
 from embeddings.picture import draw_results
 from embeddings.pipeline import Progress, RasterJob, embed_raster
 from embeddings.sources.raster import RasterScene
+from embeddings.sources.reading import Reading
 from embeddings.sources.synthetic import COVERS, cover_map, write_scene
 from embeddings.types import LonLat
 
@@ -179,7 +180,8 @@ def _draw(
     answer: dict[str, Any], files: Sequence[str], nodata: str | None, place: LonLat, out: Path
 ) -> None:
     fixed = float(nodata) if nodata not in (None, "none") else None
-    with RasterScene.open(files, nodata=fixed, detect_nodata=nodata is None) as scene:
+    reading = Reading(nodata=fixed, detect_nodata=nodata is None)
+    with RasterScene.open(files, reading) as scene:
         names, hidden = scene.bands, scene.nodata
     shapes = [shapely.geometry.shape(f["geometry"]) for f in answer["features"]]
     draw_results(

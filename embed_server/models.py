@@ -177,26 +177,61 @@ class EmbedRasterInputs(Received):
 
     files: list[StrictStr] = Field(
         min_length=1,
-        description="The bands of one scene: absolute paths of files on this machine.",
+        description="Scenes: absolute paths on this machine of rasters, folders, STAC items or "
+        "Parquet files of images; or addresses of them (http, https, s3, gs, az).",
     )
     collection: StrictStr = Field(description="Name of the new or existing collection.")
-    encoder: StrictStr | None = Field(default=None, description="Default: 'rcf'.")
+    encoder: StrictStr | None = Field(
+        default=None, description="Default: as the collection has, else 'rcf'."
+    )
+    weights: StrictStr | None = Field(
+        default=None, description="Absolute path of the encoder's weights."
+    )
+    weights_sha256: StrictStr | None = Field(
+        default=None, description="What the weights must hash to, hexadecimal."
+    )
     chip: StrictStr | None = Field(
         default=None,
-        description="Side of a chip: pixels, or '160m'. Default: as the collection has, else 32.",
+        description="Side of a chip: pixels, '160m' or 'majortom:224'. Default: as the collection "
+        "has, else as the encoder was trained, else 32.",
     )
     stride: StrictStr | None = Field(
         default=None,
         description="Step between chips, as chip. Default: as the collection has, else the chip.",
     )
+    bands: list[StrictStr] | None = Field(
+        default=None, description="Which bands, in which order. Default: as the encoder wants."
+    )
+    assets: list[StrictStr] | None = Field(
+        default=None, description="Assets of STAC items, by key or common name."
+    )
     nodata: StrictFloat | Literal["none"] | None = Field(
         default=None, description="Value of pixels without data; by default the files say it."
+    )
+    mask: StrictStr | None = Field(
+        default=None, description="Band of missing pixels: 'SCL', 'QA_PIXEL=bit3,bit4'."
+    )
+    min_valid: StrictFloat | None = Field(
+        default=None, description="Share of valid pixels a chip needs, up to 1. Default: 1."
     )
     offset: StrictFloat | None = Field(
         default=None, description="Added to every pixel, such as -1000 for Sentinel-2 from 04.00."
     )
-    datetime: StrictStr | None = Field(default=None, description="ISO 8601, UTC.")
+    scale: StrictFloat | None = Field(
+        default=None, description="What numbers are multiplied with, in place of the files' own."
+    )
+    gsd: StrictStr | None = Field(
+        default=None, description="Pixel size to resample to, such as '10m'; or 'native'."
+    )
+    bbox: Annotated[list[StrictFloat], Field(min_length=4, max_length=4)] | None = Field(
+        default=None, description="Only this part: [west, south, east, north] in degrees."
+    )
+    datetime: StrictStr | None = Field(
+        default=None, description="ISO 8601, UTC; or a pattern of the file names such as %Y%m%d."
+    )
     scene: StrictStr | None = Field(default=None, description="Id; by default from file names.")
+    each: StrictBool = Field(default=False, description="Every file is a scene of its own.")
+    mosaic: StrictBool = Field(default=False, description="Scenes of one day become one.")
     dtype: Literal["float16", "float32", "int8"] | None = Field(
         default=None, description="Default: as the collection has, else 'float16'."
     )
@@ -209,22 +244,48 @@ class EmbedRasterInputs(Received):
         default=None,
         description="SPDX identifier. Default: as the collection has, else 'proprietary'.",
     )
+    dense: StrictStr | None = Field(
+        default=None,
+        description="Store a vector for every so many pixels too, as rasters: '1', '4', '40m'.",
+    )
     replace: StrictBool = Field(
         default=False,
         description="Make the collection anew; the old one serves until the new one stands.",
     )
+    workers: StrictInt = Field(
+        default=1, ge=1, le=256, description="Processes of the server's machine that encode."
+    )
+    scheduler: StrictStr | None = Field(
+        default=None, description="Address of a Dask scheduler, tcp://HOST:PORT."
+    )
 
 
-class EmbedReport(Sent):
-    """The result of ``embed-raster``: numbers of chips."""
+class SceneReport(Sent):
+    """What became of one scene: numbers of chips."""
 
-    collection: str
     scene: str
     planned: int
     embedded: int
     absent: int
+    missing: int
     resumed: int
+    dense: int
     notes: list[str]
+
+
+class EmbedReport(Sent):
+    """The result of ``embed-raster``: numbers of chips, together and scene by scene."""
+
+    collection: str
+    planned: int
+    embedded: int
+    absent: int
+    missing: int
+    resumed: int
+    dense: int
+    notes: list[str]
+    failures: list[str]
+    scenes: list[SceneReport]
 
 
 class ProcessSummary(Sent):

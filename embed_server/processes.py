@@ -19,6 +19,7 @@ from embed_server.models import (
     ProcessSummary,
 )
 from embeddings import __version__
+from embeddings.types import Bounds
 
 REPORT = "report"
 """The id of the output of ``embed-raster``."""
@@ -86,12 +87,17 @@ def find_process(process_id: str) -> Process:
 
 
 def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
-    for file in inputs.files:
-        if not PurePath(file).is_absolute():
+    paths = [("files", file) for file in inputs.files if not _is_address(file)]
+    paths += [("weights", inputs.weights)] if inputs.weights is not None else []
+    for name, path in paths:
+        if not PurePath(path).is_absolute():
             raise InvalidRequestError(
-                f"inputs.files: '{file}' is not the absolute path of a file on this machine. The "
-                "server does not know your working folder and opens no URLs; give the whole path."
+                f"inputs.{name}: '{path}' is neither the absolute path of a file on this machine "
+                "nor an address (https://...). The server does not know your working folder; give "
+                "the whole path."
             )
+
+    given = _given(inputs)
 
     def work(context: JobContext) -> dict[str, Any]:
         # Late: it brings GDAL, which a server that only searches does not need.
@@ -100,12 +106,28 @@ def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
         def report(progress: Progress) -> None:
             context.report(progress.done, progress.total, progress.message)
 
-        given = inputs.model_dump(exclude_none=True) | {"files": tuple(inputs.files)}
         job = RasterJob(store=store, **given)
         outcome = embed_raster(job, progress=report, cancelled=context.cancelled)
         return {REPORT: {"value": EmbedReport.model_validate(outcome.to_json()).model_dump()}}
 
     return work
+
+
+def _is_address(file: str) -> bool:
+    return "://" in file
+
+
+def _given(inputs: EmbedRasterInputs) -> dict[str, Any]:
+    """Return what the client gave, in the types of ``RasterJob``."""
+    given = inputs.model_dump(exclude_none=True)
+    for name in ("files", "bands", "assets"):
+        if name in given:
+            given[name] = tuple(given[name])
+    if "bbox" in given:
+        given["bbox"] = Bounds(*given["bbox"])
+    if "weights" in given:
+        given["weights"] = Path(given["weights"])
+    return given
 
 
 PROCESSES: dict[str, Process] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
-from numpy.typing import NDArray
 
 from embeddings import __version__
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError
 from embeddings.search import SearchResult
-from embeddings.store.schema import geo_metadata
+from embeddings.store.schema import ATTRIBUTE_TYPES, ITEM_COLUMNS, geo_metadata
 
 Feature = dict[str, Any]
 
@@ -27,7 +27,8 @@ IF_FULL = "Free some space, or write to another disk."
 
 
 def items_geojson(items: pa.Table) -> list[Feature]:
-    """Turn item rows into GeoJSON features (docs/api.md, Item)."""
+    """Turn item rows into GeoJSON features (docs/api.md, Item), attributes after the rest."""
+    attributes = [name for name in items.column_names if name not in ITEM_COLUMNS]
     shapes = shapely.from_wkb(items["geometry"].to_pylist())
     geometries = [json.loads(text) for text in shapely.to_geojson(shapes)] if len(shapes) else []
     return [
@@ -41,6 +42,7 @@ def items_geojson(items: pa.Table) -> list[Feature]:
                 "lat": row["lat"],
                 "datetime": row["datetime"] and _utc(row["datetime"]),
                 "grid_cell": row["grid_cell"],
+                **{name: _json_value(row[name]) for name in attributes},
             },
         }
         for row, geometry in zip(
@@ -131,22 +133,40 @@ def _write_geojson(answer: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(answer) + "\n", encoding="utf-8")
 
 
-def _columns(answer: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _columns(answer: Mapping[str, Any]) -> dict[str, pa.Array]:
     rows = [{"id": f["id"], **f["properties"]} for f in answer["features"]]
-    dtypes = {
-        "id": object,
-        "rank": np.int32,
-        "similarity": np.float64,
-        "datetime": object,
-        "grid_cell": object,
-        "lon": np.float64,
-        "lat": np.float64,
+    kinds = {
+        "id": pa.string(),
+        "rank": pa.int32(),
+        "similarity": pa.float64(),
+        "datetime": pa.string(),
+        "grid_cell": pa.string(),
+        "lon": pa.float64(),
+        "lat": pa.float64(),
+        **_attributes(answer),
     }
     if rows and "query" in rows[0]:
-        dtypes = {"query": object, **dtypes}
-    return {
-        name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in dtypes.items()
-    }
+        kinds = {"query": pa.string(), **kinds}
+    columns = {}
+    for name, kind in kinds.items():
+        values = [row.get(name) for row in rows]
+        if kind == pa.string():
+            values = [None if value is None else str(value) for value in values]
+        columns[name] = pa.array(values, kind)
+    return columns
+
+
+def _attributes(answer: Mapping[str, Any]) -> dict[str, pa.DataType]:
+    """Return the type in a file of each attribute; times are text, as ``datetime`` is.
+
+    Of several collections that disagree, all is text.
+    """
+    found: dict[str, pa.DataType] = {}
+    for search in answer.get("searches", {"": answer}).values():
+        for name, kind in search.get("spec", {}).get("attributes", ()):
+            written = pa.string() if kind == "timestamp" else ATTRIBUTE_TYPES[kind]
+            found[name] = written if found.get(name, written) == written else pa.string()
+    return found
 
 
 def _footprints(answer: Mapping[str, Any]) -> list[bytes]:
@@ -163,12 +183,22 @@ def _write_gpkg(answer: Mapping[str, Any], path: Path) -> None:
     import pyogrio.raw  # late: it takes a third of the server's start
 
     columns = _columns(answer)
+    text = [pa.types.is_string(column.type) for column in columns.values()]
     # GDAL does not say why it cannot write a file, so it writes into memory and we write the file.
     memory = io.BytesIO()
     pyogrio.raw.write(
         memory,
         geometry=np.array(_footprints(answer), dtype=object),
-        field_data=list(columns.values()),
+        field_data=[
+            np.array(column.to_pylist(), dtype=object)
+            if is_text
+            else _filled(column).to_numpy(zero_copy_only=False)
+            for column, is_text in zip(columns.values(), text, strict=True)
+        ],
+        field_mask=[
+            None if is_text else column.is_null().to_numpy(zero_copy_only=False)
+            for column, is_text in zip(columns.values(), text, strict=True)
+        ],
         fields=list(columns),
         driver="GPKG",
         layer="places",
@@ -179,11 +209,13 @@ def _write_gpkg(answer: Mapping[str, Any], path: Path) -> None:
     path.write_bytes(memory.getvalue())
 
 
+def _filled(column: pa.Array) -> pa.Array:
+    """Put zeros (or false) where a column has none; a mask says where."""
+    return column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+
+
 def _write_parquet(answer: Mapping[str, Any], path: Path) -> None:
-    columns: dict[str, Any] = {}
-    for name, values in _columns(answer).items():
-        kind = pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype)
-        columns[name] = pa.array(values.tolist(), kind)
+    columns = _columns(answer)
     sides = ("xmin", "ymin", "xmax", "ymax")
     boxes = [dict(zip(sides, f["bbox"], strict=True)) for f in answer["features"]]
     columns["bbox"] = pa.array(boxes, pa.struct([(side, pa.float64()) for side in sides]))
@@ -191,6 +223,13 @@ def _write_parquet(answer: Mapping[str, Any], path: Path) -> None:
     table = pa.table(columns)
     footer = {b"geo": geo_metadata(table), b"terrakin": _provenance(answer).encode()}
     pq.write_table(table.replace_schema_metadata(footer), path, compression="zstd")
+
+
+def _json_value(value: Any) -> Any:
+    """Return an attribute as JSON has it: times in ISO 8601, null for what is no number."""
+    if isinstance(value, datetime):
+        return _utc(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _utc(value: datetime) -> str:

@@ -37,9 +37,9 @@ from embeddings.errors import (
 )
 from embeddings.grid import MajorTomGrid
 from embeddings.land import cells_with_land
-from embeddings.raster_job import EmbedReport, Progress
+from embeddings.report import EmbedReport, Progress, SceneReport
 from embeddings.sources.areas import Area
-from embeddings.sources.chips import polygons
+from embeddings.sources.footprints import polygons
 from embeddings.spec import Dtype, EmbeddingSpec
 from embeddings.store import Collection, Scene, Store
 from embeddings.store.layout import COLLECTION_FILE, check_name
@@ -157,15 +157,7 @@ class _GridRun:
         if not done.embedded:
             store.discard(folder)
             raise NoDataError(NO_CELL)
-        return EmbedReport(
-            self.job.collection,
-            scene.id,
-            done.planned,
-            done.embedded,
-            done.absent,
-            resumed,
-            done.notes,
-        )
+        return EmbedReport(self.job.collection, (SceneReport.of(done, resumed),))
 
     def _check(self, collection: Collection, scene: Scene) -> None:
         differences = collection.spec.differences(self.spec)

@@ -20,7 +20,7 @@ from embeddings.encoders.location_file import SHIPPED, load_location, load_shipp
 from embeddings.encoders.satclip import load_satclip
 from embeddings.errors import CancelledError, InputError, SourceError, SourceNotFoundError
 from embeddings.grid import MajorTomGrid
-from embeddings.raster_job import Progress
+from embeddings.report import Progress
 
 ROWS_AT_ONCE = 16_384
 SHOWN = 5

@@ -1,359 +1,337 @@
-"""Imagery in, a collection out: plan, fit, encode, stage, publish. Resumable and cancellable."""
+"""Imagery in, a collection out: find scenes, fit, encode, stage, publish; resumable."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-import shapely
-from numpy.typing import NDArray
-
-from embeddings import codec, encoders
-from embeddings.encoders import Encoder
+from embeddings import encoders
+from embeddings.dense_store import embed_dense
+from embeddings.encoders import EncoderChoice
+from embeddings.encoders.base import Draft, Encoder, Wants
+from embeddings.encoding import Scene, SceneEncoding, SceneTask, align, chip_plan, open_scene
 from embeddings.errors import (
     CancelledError,
     CollectionExistsError,
     CollectionNotFoundError,
     InputError,
-    NoDataError,
+    SourceError,
     SpecMismatchError,
     TerrakinError,
 )
-from embeddings.grid import MajorTomGrid
-from embeddings.raster_job import (
-    Choices,
-    EmbedReport,
-    Progress,
-    RasterJob,
-    nodata_rule,
-    scene_time,
-)
-from embeddings.sources.chips import Batch, ChipGrid, chip_layout, polygons
-from embeddings.sources.files import RESAMPLING, fingerprint
-from embeddings.sources.raster import RasterScene
-from embeddings.spec import ChipLayout, Dtype, EmbeddingSpec, Preprocessing
-from embeddings.store import Collection, Scene, Store
-from embeddings.store.layout import (
-    COLLECTION_FILE,
-    check_name,
-    check_scene,
-    scene_from,
-)
-from embeddings.store.order import hilbert_index
-from embeddings.store.schema import embedding_array, rows_per_part
-from embeddings.store.writer import CollectionWriter, batch_table
+from embeddings.fitting import SEED, Fitted, check_resolution, fit
+from embeddings.raster_job import CHIP, NATIVE, Choices, RasterJob
+from embeddings.report import EmbedReport, Pace, Progress, SceneReport
+from embeddings.scene_run import SceneRun, check_fits
+from embeddings.sources.chips import ChipPlan
+from embeddings.sources.reading import Reading, SceneFile, SceneRef
+from embeddings.sources.remote import fingerprint_of, is_remote, shown
+from embeddings.sources.scenes import MosaicRef, find_scenes
+from embeddings.spec import EmbeddingSpec
+from embeddings.store import Collection, Store
+from embeddings.store.layout import COLLECTION_FILE, check_scene
+from embeddings.store.writer import CollectionWriter
+from embeddings.types import parse_datetime
+from embeddings.workers import Workers, make_workers
 
 __all__ = ["EmbedReport", "Progress", "RasterJob", "embed_raster"]
 
-GRID_KM = 10.0
-SAMPLE_CHIPS = 4096
-SAMPLE_BYTES = 512 * 2**20
-SAMPLE_ROWS = 64
-SEED = 0
+AnyRef = SceneRef | MosaicRef
+
+STOPPED = "Stopped as asked. What was finished is kept; the same command goes on from there."
+SCENE_STEPS = 1000
+"""Progress of several scenes, or stages, is counted in thousandths of one."""
 
 
 def embed_raster(
     job: RasterJob,
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    published: Callable[[Collection], None] = lambda _: None,
 ) -> EmbedReport:
-    """Embed one scene into a collection, resuming what an earlier run left.
+    """Embed scenes into a collection, resuming what an earlier run left.
 
-    Running it again with the same inputs does nothing. Raises TerrakinError with nothing left
-    half-done; CancelledError when ``cancelled`` says so, after which the same call goes on.
+    Running it again with the same inputs does nothing. A scene, or a part of one, that cannot be
+    read or does not fit is reported and the rest kept; if there is no rest, its error is raised. Raises
+    TerrakinError with nothing left half-done; CancelledError when ``cancelled`` says so, after
+    which the same call goes on. ``published`` hears of the collection after every part.
     """
-    check_name(job.collection)
-    encoders.check_encoder(job.encoder)
-    if not job.files:
-        raise InputError("No file was given. Name the bands of the scene.")
-    nodata, detect = nodata_rule(job.nodata)
-    time = scene_time(job)
-    choices = job.choices(_known_spec(job))
-    if choices.dtype not in get_args(Dtype):
-        raise InputError(
-            f"'{choices.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
-        )
-    with RasterScene.open(
-        job.files, nodata=nodata, detect_nodata=detect, offset=job.offset
-    ) as scene:
-        grid = ChipGrid(scene, chip_layout(scene, choices.chip, choices.stride))
-        settings = [detect, time and time.isoformat(), SEED, scene.reading_rule()]
-        mark = fingerprint(scene.files, json.dumps(settings))
-        run = _Run(job, choices, scene, grid, time, mark, progress, cancelled)
-        with Store.opened_or_made(job.store) as store:
-            return run.into(store)
-
-
-def _known_spec(job: RasterJob) -> EmbeddingSpec | None:
-    """Return the spec of the collection that the job adds to, if there is one."""
-    if job.replace:
-        return None
-    try:
-        return Collection.load(job.store / job.collection).spec
-    except CollectionNotFoundError:
-        return None
+    job.check()
+    if job.encoder is not None:
+        encoders.check_family(job.encoder)
+    with Store.opened_or_made(job.store) as store:
+        run = RasterRun(job, progress, cancelled, published)
+        if job.replace:
+            return store.made_anew(job.collection, run.goes_on, run.embed)
+        return run.embed(store.path / job.collection)
 
 
 @dataclass
-class _Run:
-    """One scene on its way into one collection."""
+class RasterRun:
+    """All scenes of a job on their way into one collection."""
 
     job: RasterJob
-    choices: Choices
-    scene: RasterScene
-    grid: ChipGrid
-    time: datetime | None
-    mark: str
     progress: Callable[[Progress], None]
     cancelled: Callable[[], bool]
+    published: Callable[[Collection], None] = lambda _: None
+    choices: Choices = field(init=False)
+    reading: Reading = field(init=False)
+    notes: tuple[str, ...] = ()
+    failures: list[str] = field(default_factory=list)
+    _marks: dict[str, str] = field(default_factory=dict)
 
-    def into(self, store: Store) -> EmbedReport:
-        if self.job.replace:
-            return store.made_anew(self.job.collection, self._goes_on, self._embed)
-        return self._embed(store.path / self.job.collection)
-
-    def _goes_on(self, folder: Path) -> bool:
-        try:
-            collection = Collection.load(folder)
-            self._continue(collection, self._scene_id())
-        except TerrakinError:
-            return False
-        return collection.scene(self._scene_id()) is not None
-
-    def _embed(self, folder: Path) -> EmbedReport:
-        scene_id = self._scene_id()
-        if (folder / COLLECTION_FILE).exists():
-            spec, encoder = self._continue(Collection.load(folder), scene_id)
+    def embed(self, folder: Path) -> EmbedReport:
+        known = load_known(folder)
+        refs = self.find(known)
+        if known is not None:
+            encoder = self.encoder_of(known)
+            self.check_first(known, refs, encoder)
             writer = CollectionWriter.resume(folder)
         else:
-            spec, encoder = self._fit()
-            writer = CollectionWriter.begin(folder, spec, self.choices.licence, encoder.save)
-        known = writer.collection.scene(scene_id)
-        resumed = known.embedded if known else 0
-        if known is None or not known.complete:
-            writer.begin_scene(self._scene_record(scene_id))
-            resumed += self._write(writer, scene_id, spec, encoder)
-            writer.finish_scene(scene_id)
-        done = writer.scene(scene_id)
-        if not done.embedded:
-            writer.drop_scene(scene_id)
-            raise NoDataError(
-                f"Scene '{scene_id}' has no chip whose pixels all have data; nothing "
-                "was added. Choose a smaller --chip, or check --nodata."
-            )
-        return EmbedReport(
-            self.job.collection,
-            scene_id,
-            done.planned,
-            done.embedded,
-            done.absent,
-            resumed,
-            done.notes,
+            fitted = self.fit(refs)
+            encoder, licence = fitted.encoder, self.choices.licence
+            writer = CollectionWriter.begin(folder, fitted.spec, licence, encoder.save)
+        try:
+            scenes = self._write_all(writer, refs, encoder)
+        except InputError:
+            if known is None and not writer.collection.scenes:
+                writer.take_back()
+            raise
+        return EmbedReport(self.job.collection, scenes, tuple(self.failures))
+
+    def goes_on(self, folder: Path) -> bool:
+        """Whether what an earlier run left in ``folder`` is of this job."""
+        try:
+            collection = Collection.load(folder)
+            refs = self.find(collection)
+            self.check_first(collection, refs, self.encoder_of(collection))
+        except TerrakinError:
+            return False
+        return collection.scene(refs[0].id) is not None
+
+    def find(self, known: Collection | None) -> list[AnyRef]:
+        """Settle the options and find the scenes; ``known`` is the collection appended to.
+
+        What an interrupted run left of a collection to be made anew settles nothing.
+        """
+        job = self.job
+        spec = known.spec if known is not None and not job.replace else None
+        self.choices, self.reading = job.choices(spec), job.reading(spec)
+        refs = find_scenes(
+            job.files,
+            datetime=job.datetime,
+            scene=job.scene,
+            each=job.each,
+            mosaic=job.mosaic,
+            assets=job.assets,
+            mask=self.reading.mask,
         )
+        for ref in refs:
+            check_scene(ref.id)
+        return refs
 
-    def _scene_id(self) -> str:
-        if self.job.scene is not None:
-            return check_scene(self.job.scene)
-        first = Path(self.job.files[0]).absolute()
-        return scene_from(first.stem if len(self.job.files) == 1 else first.parent.name)
-
-    def _continue(self, collection: Collection, scene_id: str) -> tuple[EmbeddingSpec, Encoder]:
-        known = collection.scene(scene_id)
-        if known is not None and known.fingerprint != self.mark:
-            raise CollectionExistsError(
-                f"Collection '{collection.id}' holds a scene '{scene_id}' made from other files or "
-                "settings. Name this one with --scene, or make the collection anew with --replace."
-            )
-        for other in collection.scenes:
-            if other.id != scene_id and other.id.lower() == scene_id.lower():
-                # Windows and macOS would give both the same files.
-                raise CollectionExistsError(
-                    f"Collection '{collection.id}' holds a scene '{other.id}'; '{scene_id}' "
-                    "differs only in upper and lower case. Name this one otherwise with --scene."
-                )
-        stored = collection.spec
-        if stored.preprocessing is None:
+    def encoder_of(self, collection: Collection) -> Encoder:
+        """Return the encoder a collection was made with. Raises SpecMismatchError."""
+        if collection.spec.preprocessing is None:
             raise SpecMismatchError(
                 f"Collection '{collection.id}' holds embeddings of places, not of imagery. Use "
                 "another --collection, or make it anew with --replace."
             )
-        encoder = encoders.load(collection.path)
-        self.scene.pair(stored.bands)
-        pre = replace(stored.preprocessing, scale=self.scene.scale)
-        wanted = self._spec(encoder, stored.scale, pre)
-        differences = stored.differences(wanted)
-        if differences:
-            raise SpecMismatchError(
-                f"Collection '{collection.id}' has another spec: {'; '.join(differences)}. Use "
-                "another --collection, or make it anew with --replace."
-            )
-        return stored, encoder
+        encoder = encoders.load(collection.path, self.job.weights)
+        self._settle_chip(encoder.wants)
+        return encoder
 
-    def _fit(self) -> tuple[EmbeddingSpec, Encoder]:
-        self.progress(Progress(0, self.grid.chips, "fitting the encoder on a sample"))
-        chips = self._sample()
-        mean = chips.mean(axis=(0, 2, 3), dtype=np.float64)
-        std = np.maximum(chips.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
-        pre = Preprocessing(
-            tuple(map(float, mean)), tuple(map(float, std)), RESAMPLING, self.scene.scale
+    def _settle_chip(self, wants: Wants) -> None:
+        """Let the encoder choose the chip where nobody has."""
+        if self.choices.chip is None:
+            chip = str(wants.chip_px or CHIP)
+            self.choices = replace(self.choices, chip=chip, stride=self.choices.stride or chip)
+
+    def fit(self, refs: list[AnyRef]) -> Fitted:
+        """Fit the encoder on a sample of the scenes."""
+        job = self.job
+        draft = encoders.draft(EncoderChoice(self.choices.encoder, job.weights, job.weights_sha256))
+        self._settle_chip(draft.wants)
+        self.progress(Progress(0, 1, "fitting the encoder on a sample"))
+        first: list[tuple[str, ...]] = []
+        fitted = fit(
+            draft,
+            self.choices,
+            [partial(self._opened_draft, ref, draft, first) for ref in refs],
+            mask=self.reading.mask,
+            checked=job.scale is not None,
+            cancelled=self._check_cancelled,
         )
-        normalised = _normalise(chips, pre)
-        encoder = encoders.fit(self.job.encoder, normalised, seed=SEED)
-        scale = None
-        if self.choices.dtype == "int8":
-            scale = codec.fit_scale(encoder.encode(normalised))
-        return self._spec(encoder, scale, pre), encoder
+        self.notes = fitted.notes
+        return fitted
 
-    def _sample(self) -> NDArray[np.float32]:
-        """Return up to SAMPLE_CHIPS chips with data, spread over the scene, in a seeded choice.
+    @contextmanager
+    def _opened_draft(
+        self, ref: AnyRef, draft: Draft, first: list[tuple[str, ...]]
+    ) -> Iterator[tuple[Scene, ChipPlan]]:
+        """Open a scene for an encoder that is not fitted; ``first`` keeps the first one's bands."""
+        with open_scene(ref, self.reading) as scene:
+            align(scene, draft.wants, first[0] if first else None)
+            check_resolution(scene, draft.wants, self.job.gsd == NATIVE)
+            first[:] = first or [scene.bands]
+            yield scene, self._plan(scene)
 
-        Large chips are fewer, so that the sample fits into memory.
-        """
-        rng = np.random.default_rng(SEED)
-        height, width = self.grid.layout.chip_px
-        most = min(
-            SAMPLE_CHIPS, max(64, SAMPLE_BYTES // (4 * len(self.scene.bands) * height * width))
-        )
-        rows = list(self.grid.sample_rows(SAMPLE_ROWS))
-        share = max(1, -(-most // len(rows)))
-        found = []
-        for batch in rows:
-            self._check_cancelled()
-            pixels, _ = self.grid.read(batch)
-            # A few from every row, since the rows are spread over the scene.
-            found.append(pixels[np.sort(rng.permutation(len(pixels))[: 2 * share])])
-        chips = np.concatenate(found)
-        if not len(chips):
-            raise NoDataError(
-                f"No chip of {self.choices.chip} in {', '.join(self.job.files)} has data in all "
-                "its pixels. Choose a smaller --chip, or check the files and --nodata."
-            )
-        return chips[np.sort(rng.permutation(len(chips))[:most])]
+    def _plan(self, scene: Scene) -> ChipPlan:
+        assert self.choices.chip is not None
+        return chip_plan(scene, self.choices.chip, self.choices.stride)
 
-    def _spec(
-        self, encoder: Encoder, scale: tuple[float, ...] | None, pre: Preprocessing | None
-    ) -> EmbeddingSpec:
-        source = self.choices.source
-        dtype: Any = self.choices.dtype
-        layout: ChipLayout = self.grid.layout
-        return EmbeddingSpec(
-            product=f"{encoder.name} on {source}",
-            model=encoder.name,
-            model_version=encoder.version,
-            weights_sha256=encoder.sha256,
-            dim=encoder.dim,
-            dtype=dtype,
-            scale=scale,
-            norm="none",
-            bands=self.scene.bands,
-            gsd_m=round(self.scene.gsd_m, 4),
-            layout=layout,
-            grid_km=GRID_KM,
-            preprocessing=pre,
-            source=source,
-            licence=self.choices.licence,
-        )
+    @contextmanager
+    def opened(self, ref: AnyRef, encoder: Encoder, spec: EmbeddingSpec) -> Iterator[SceneEncoding]:
+        """Open a scene for the encoder."""
+        with open_scene(ref, self.reading) as scene:
+            align(scene, encoder.wants, spec.bands)
+            notes = check_resolution(scene, encoder.wants, self.job.gsd == NATIVE)
+            scene.notes[:] = [*ref.notes, *scene.notes, *notes, *self.notes]
+            time = parse_datetime(ref.datetime) if ref.datetime is not None else None
+            yield SceneEncoding(scene, self._plan(scene), encoder, spec, ref.id, time)
 
-    def _scene_record(self, scene_id: str) -> Scene:
-        lon, lat = self.scene.outline()
-        shapes, boxes = polygons(lon[None], lat[None])
-        west, south, east, north = boxes[0].tolist()
-        return Scene(
-            id=scene_id,
-            fingerprint=self.mark,
-            files=tuple(Path(file).name for file in self.job.files),
-            datetime=self.time.isoformat() if self.time else None,
-            footprint=json.loads(shapely.to_geojson(shapes[0])),
-            bbox=(west, south, east, north),
-            planned=self.grid.chips,
-            absent=0,
-            complete=False,
-            parts=(),
-            notes=tuple(self.scene.notes),
-            pixels=self.scene.pixel_rule(),
-            grid=self.grid.to_json(),
-        )
+    def _mark(self, ref: AnyRef, scene: Scene) -> str:
+        """Return the scene's fingerprint: the content of its files and how they are read."""
+        if ref.id not in self._marks:
+            settings: list[Any] = [self.reading.detect_nodata, ref.datetime, SEED]
+            settings += [scene.reading_rule(), self.reading.mask]
+            digest = hashlib.sha256(json.dumps(settings).encode())
+            for file in _files(ref):
+                digest.update(f"{fingerprint_of(file)};".encode())
+            self._marks[ref.id] = digest.hexdigest()
+        return self._marks[ref.id]
+
+    def check_first(self, collection: Collection, refs: list[AnyRef], encoder: Encoder) -> None:
+        """Refuse another spec before anything is written; scenes that cannot be read wait."""
+        for ref in refs:
+            with suppress(SourceError), self.opened(ref, encoder, collection.spec) as found:
+                mark = self._mark(ref, found.scene)
+                check_fits(collection, ref.id, mark, encoding=found, wanted=self.choices)
+                return
+
+    def _write_all(
+        self, writer: CollectionWriter, refs: list[AnyRef], encoder: Encoder
+    ) -> tuple[SceneReport, ...]:
+        reports: list[SceneReport] = []
+        with ExitStack() as stack:
+            workers = make_workers(self.job.workers, self.job.scheduler)
+            stack.callback(workers.close)
+            for number, ref in enumerate(refs):
+                self._check_cancelled()
+                stages = self._stages(number, len(refs), ref)
+                try:
+                    report = self._write(writer, ref, encoder, workers, stages, len(refs) > 1)
+                    reports.append(report)
+                except (InputError, SpecMismatchError, CollectionExistsError) as error:
+                    if len(refs) == 1:
+                        raise
+                    self.failures.append(f"Scene '{ref.id}': {error}")
+            if not reports:
+                raise SourceError(
+                    f"None of the {len(refs)} scenes could be embedded. {self.failures[0]}"
+                )
+        return tuple(reports)
 
     def _write(
-        self, writer: CollectionWriter, scene_id: str, spec: EmbeddingSpec, encoder: Encoder
-    ) -> int:
-        """Encode what is missing; return how many chips of staged batches were found done."""
-        done = resumed = 0
-        encode = partial(self._encode, spec=spec, encoder=encoder, scene_id=scene_id)
-        for part, batches in enumerate(_parts(self.grid.batches(), rows_per_part(spec))):
-            planned = sum(batch.chips for batch in batches)
-            if writer.is_published(scene_id, part):
-                done += planned
-                continue
-            for batch in batches:
-                self._check_cancelled()
-                if writer.is_staged(scene_id, batch.number):
-                    resumed += batch.chips
-                else:
-                    writer.stage(scene_id, batch.number, encode(batch))
-                done += batch.chips
-                self.progress(
-                    Progress(done, self.grid.chips, f"{done:,} of {self.grid.chips:,} chips")
+        self,
+        writer: CollectionWriter,
+        ref: AnyRef,
+        encoder: Encoder,
+        workers: Workers,
+        stages: list[Callable[[int, int], None]],
+        keep_empty: bool,
+    ) -> SceneReport:
+        collection = writer.collection
+        with self.opened(ref, encoder, collection.spec) as encoding:
+            mark = self._mark(ref, encoding.scene)
+            check_fits(collection, ref.id, mark, encoding=encoding, wanted=self.choices)
+            assert self.choices.chip is not None
+            task = SceneTask(
+                ref,
+                self.reading,
+                self.choices.chip,
+                self.choices.stride,
+                ref.id,
+                ref.datetime,
+                json.dumps(collection.spec.to_json()),
+                str(collection.path),
+                str(self.job.weights) if self.job.weights is not None else None,
+            )
+            run = SceneRun(
+                writer,
+                task,
+                encoding,
+                mark,
+                tuple(dict.fromkeys(_file_name(file) for file in _files(ref))),
+                workers,
+                stages[0],
+                self._check_cancelled,
+                self.published,
+                keep_empty,
+            )
+            report = run.run()
+            failures = list(run.failures)
+            if self.job.dense is not None and report.embedded:
+                dense = embed_dense(
+                    collection.path,
+                    encoding,
+                    self.job.dense,
+                    mark,
+                    stages[1],
+                    self._check_cancelled,
                 )
-            writer.publish(scene_id, part, [batch.number for batch in batches], planned)
-        return resumed
+                failures += dense.failures
+                report = replace(report, dense=dense.valid)
+        self.failures += [f"Scene '{ref.id}': {text}" for text in dict.fromkeys(failures)]
+        return replace(report, notes=(*report.notes, *encoder.notes))
 
-    def _encode(self, batch: Batch, *, spec: EmbeddingSpec, encoder: Encoder, scene_id: str) -> Any:
-        pixels, place = self.grid.read(batch)
-        assert spec.preprocessing is not None
-        vectors = encoder.encode(_normalise(pixels, spec.preprocessing))
-        lon, lat = self.grid.centres(place)
-        shapes, boxes = self.grid.footprints(place)
-        bits = max(1, int(max(self.grid.rows, self.grid.cols) - 1).bit_length())
-        box_names = ("xmin", "ymin", "xmax", "ymax")
-        return batch_table(
-            {
-                "id": [f"{scene_id}_{row}_{col}" for row, col in place.tolist()],
-                "grid_cell": _cells(spec.grid_km, lon, lat),
-                "datetime": [self.time] * len(place),
-                "lon": lon,
-                "lat": lat,
-                "bbox": [dict(zip(box_names, box, strict=True)) for box in boxes.tolist()],
-                "geometry": shapely.to_wkb(shapes, byte_order=1).tolist(),
-                "embedding": embedding_array(codec.encode(vectors, spec.dtype, spec.scale)),
-                "order": hilbert_index(place[:, 0], place[:, 1], bits),
-            },
-            spec,
-        )
+    def _stages(self, number: int, scenes: int, ref: AnyRef) -> list[Callable[[int, int], None]]:
+        """Return what turns the progress of a scene's chips, then of its cells, into the run's."""
+        units = ["chips"] if self.job.dense is None else ["chips", "dense vectors"]
+        whose = f"scene {number + 1} of {scenes}, '{ref.id}': " if scenes > 1 else ""
+
+        def stage(first: int, unit: str) -> Callable[[int, int], None]:
+            pace: list[Pace] = []
+
+            def tell(done: int, total: int) -> None:
+                pace[:] = pace or [Pace(total, unit)]
+                message = f"{whose}{pace[0].message(done)}"
+                if scenes == len(units) == 1:
+                    self.progress(Progress(done, total, message))
+                    return
+                share = SCENE_STEPS * done // max(total, 1)
+                most = SCENE_STEPS * scenes * len(units)
+                self.progress(Progress(SCENE_STEPS * first + share, most, message))
+
+            return tell
+
+        return [stage(number * len(units) + step, unit) for step, unit in enumerate(units)]
 
     def _check_cancelled(self) -> None:
         if self.cancelled():
-            raise CancelledError(
-                "Stopped as asked. What was finished is kept; the same command goes on from there."
-            )
+            raise CancelledError(STOPPED)
 
 
-def _cells(grid_km: float, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[str | None]:
-    """Return the Major TOM cell of each place; None south of the grid's first row."""
-    grid = MajorTomGrid(grid_km)
-    names = np.full(len(lat), None, dtype=object)
-    there = lat > grid.south_limit
-    names[there] = grid.names(*grid.cells(lon[there], lat[there])).tolist()
-    return list(names)
+def load_known(folder: Path) -> Collection | None:
+    """Return the collection in a folder, or None if there is none."""
+    if not (folder / COLLECTION_FILE).exists():
+        return None
+    try:
+        return Collection.load(folder)
+    except CollectionNotFoundError:
+        return None
 
 
-def _normalise(pixels: NDArray[np.float32], pre: Preprocessing) -> NDArray[np.float32]:
-    mean = np.asarray(pre.mean, dtype=np.float32)[:, None, None]
-    std = np.asarray(pre.std, dtype=np.float32)[:, None, None]
-    return (pixels - mean) / std
+def _files(ref: AnyRef) -> list[SceneFile]:
+    members = ref.members if isinstance(ref, MosaicRef) else (ref,)
+    return [file for member in members for file in member.files]
 
 
-def _parts(batches: Sequence[Batch], rows: int) -> list[list[Batch]]:
-    """Group consecutive batches so that a part holds about ``rows`` chips."""
-    groups: list[list[Batch]] = [[]]
-    for batch in batches:
-        if groups[-1] and sum(b.chips for b in groups[-1]) + batch.chips > rows:
-            groups.append([])
-        groups[-1].append(batch)
-    return groups
+def _file_name(file: SceneFile) -> str:
+    return shown(file.uri) if is_remote(file.uri) else Path(file.uri).name

@@ -1,59 +1,132 @@
-"""What a run of ``embed raster`` is asked for, and what it reports."""
+"""What a run of ``embed raster`` is asked for."""
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from embeddings.errors import InputError
-from embeddings.spec import EmbeddingSpec
-from embeddings.types import parse_datetime
+from embeddings.sources.fragments import parse_fragment
+from embeddings.sources.reading import Reading
+from embeddings.spec import Dtype, EmbeddingSpec, parse_size
+from embeddings.store.layout import check_name
+from embeddings.types import Bounds
 
+ENCODER = "rcf"
 CHIP = "32"
 DTYPE = "float16"
 SOURCE = "user imagery"
 LICENCE = "proprietary"
+NATIVE = "native"
+MOST_WORKERS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class RasterJob:
-    """What to embed, and where to. The files are the bands of one scene.
+    """What to embed, and where to.
 
-    ``chip`` and ``stride`` are "32" (pixels) or "320m"; ``nodata`` a number, "none" (embed
-    everything the files do not mask) or None (look at the corners); ``datetime`` ISO 8601 or a
-    strptime pattern that stands in the first file's name. None stands for what the collection
-    has, or else for the defaults above.
+    ``files`` is what ``sources.scenes`` finds scenes in: rasters, folders, STAC items, addresses.
+    ``chip`` and ``stride`` are "32" (pixels), "320m" or, for the chip, "majortom:224"; ``nodata``
+    a number, "none" (embed everything the files do not mask) or None (look at the corners);
+    ``datetime`` ISO 8601 or a strptime pattern that stands in each scene's file name. None stands
+    for what the collection has, or else for the defaults above.
     """
 
     store: Path
     collection: str
     files: tuple[str, ...]
-    encoder: str = "rcf"
+    encoder: str | None = None
+    weights: Path | None = None
+    weights_sha256: str | None = None
     chip: str | None = None
     stride: str | None = None
+    bands: tuple[str, ...] | None = None
+    assets: tuple[str, ...] | None = None
     nodata: str | float | None = None
     offset: float | None = None
+    scale: float | None = None
+    mask: str | None = None
+    min_valid: float | None = None
+    gsd: str | None = None
+    """Metres a pixel ("10") to resample to; "native": as it is, whatever the encoder wants."""
+    bbox: Bounds | None = None
     datetime: str | None = None
     scene: str | None = None
+    each: bool = False
+    """Every file is a scene of its own."""
+    mosaic: bool = False
+    """Scenes of one day become one."""
     dtype: str | None = None
     source: str | None = None
     licence: str | None = None
+    dense: str | None = None
+    """Store a vector for every so many pixels too: "1", "4", "40m". None: not."""
     replace: bool = False
+    workers: int = 1
+    scheduler: str | None = None
+
+    def check(self) -> None:
+        """Raise InputError if a field cannot be used, whatever the files say."""
+        check_name(self.collection)
+        if not self.files:
+            raise InputError("No file was given. Name the bands of the scene.")
+        nodata_rule(self.nodata)
+        _gsd_metres(self.gsd)
+        if self.dense is not None:
+            parse_size(self.dense)
+            if self.chip is not None and parse_fragment(self.chip) is not None:
+                raise InputError(
+                    "--dense needs a regular grid; Major TOM's fragments are warped for each "
+                    "cell. Give --chip in pixels or metres."
+                )
+        if self.dtype is not None and self.dtype not in get_args(Dtype):
+            raise InputError(
+                f"'{self.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
+            )
+        if self.min_valid is not None and not 0 < self.min_valid <= 1:
+            raise InputError(
+                f"--min-valid is {self.min_valid:g}; give a share above 0 and up to 1."
+            )
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"--workers is {self.workers}; it may be 1 to {MOST_WORKERS}.")
+        if self.scheduler is not None and self.workers != 1:
+            raise InputError("--workers are processes of this machine; --scheduler has its own.")
+
+    def reading(self, known: EmbeddingSpec | None) -> Reading:
+        """Return how the files are read; ``known`` is the spec of the collection appended to."""
+        nodata, detect = nodata_rule(self.nodata)
+        pre = known.preprocessing if known is not None else None
+        box = self.bbox.west_south_east_north() if self.bbox is not None else None
+        return Reading(
+            nodata=nodata,
+            detect_nodata=detect,
+            offset=self.offset,
+            scale=self.scale,
+            bands=self.bands,
+            mask=self.mask if self.mask is not None or pre is None else pre.mask,
+            gsd_m=_gsd_metres(self.gsd),
+            bbox=box,
+        )
 
     def choices(self, known: EmbeddingSpec | None) -> Choices:
         """Return what was asked for or else is chosen; ``known`` is the collection appended to."""
-        chip = self.chip or CHIP
-        own = Choices(chip, self.stride or chip, DTYPE, SOURCE, LICENCE)
+        own = Choices(ENCODER, self.chip, self.stride or self.chip, 1.0, DTYPE, SOURCE, LICENCE)
         if known is not None and known.layout is not None:
-            layout = known.layout
+            layout, pre = known.layout, known.preprocessing
             own = Choices(
-                layout.chip_asked, layout.stride_asked, known.dtype, known.source, known.licence
+                known.model,
+                layout.chip_asked,
+                layout.stride_asked,
+                pre.min_valid if pre is not None else 1.0,
+                known.dtype,
+                known.source,
+                known.licence,
             )
         asked = {field.name: getattr(self, field.name) for field in fields(Choices)}
+        if self.chip is not None and _is_fragment(self.chip) != _is_fragment(own.chip):
+            asked["stride"] = self.stride or self.chip  # that of the collection belongs to no grid
         return replace(own, **{name: value for name, value in asked.items() if value is not None})
 
 
@@ -61,37 +134,18 @@ class RasterJob:
 class Choices:
     """The options of a job that a collection may answer."""
 
-    chip: str
-    stride: str
+    encoder: str
+    chip: str | None
+    """None: as the encoder wants it."""
+    stride: str | None
+    min_valid: float
     dtype: str
     source: str
     licence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is, in chips."""
-
-    done: int
-    total: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedReport:
-    """What a run did: chips planned, stored and absent for lack of data; resumed from before."""
-
-    collection: str
-    scene: str
-    planned: int
-    embedded: int
-    absent: int
-    resumed: int
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object."""
-        return asdict(self)
+def _is_fragment(chip: str | None) -> bool:
+    return chip is not None and parse_fragment(chip) is not None
 
 
 def nodata_rule(nodata: str | float | None) -> tuple[float | None, bool]:
@@ -111,26 +165,10 @@ def nodata_rule(nodata: str | float | None) -> tuple[float | None, bool]:
         ) from None
 
 
-def scene_time(job: RasterJob) -> datetime | None:
-    """Return the scene's time: ISO 8601 as given, or found in the file name by a % pattern."""
-    if job.datetime is None:
+def _gsd_metres(gsd: str | None) -> float | None:
+    if gsd is None or gsd == NATIVE:
         return None
-    if "%" not in job.datetime:
-        return parse_datetime(job.datetime)
-    digits = {"%Y": r"\d{4}", "%j": r"\d{3}", "%%": "%"}
-    pattern = re.sub(
-        r"%[A-Za-z%]|[^%]+",
-        lambda m: digits.get(m[0], r"\d{2}" if m[0][0] == "%" else re.escape(m[0])),
-        job.datetime,
-    )
-    name = Path(job.files[0]).name
-    found = re.search(pattern, name)
-    try:
-        if found is None:
-            raise ValueError
-        return parse_datetime(datetime.strptime(found[0], job.datetime).isoformat())
-    except ValueError:
-        raise InputError(
-            f"The pattern '{job.datetime}' finds no date in '{name}'. Use strptime "
-            "codes, for example %Y%m%d, or give the date itself."
-        ) from None
+    value, _ = parse_size(gsd)
+    if value <= 0:
+        raise InputError(f"--gsd {gsd} is no pixel size. Give metres, for example 10m, or native.")
+    return value

@@ -150,14 +150,16 @@ class Searcher:
 
 def _load(collection: Collection) -> _Loaded:
     reader = Reader(collection)
+    spec = collection.spec
+    offset = np.asarray(spec.centre, dtype=np.float32) if spec.centre is not None else None
     centres: list[Any] = []
 
     def vectors() -> Iterator[NDArray[np.float32]]:
         for batch, values in reader.batches():
             centres.append((batch.column("lon").to_numpy(), batch.column("lat").to_numpy()))
-            yield values
+            yield values if offset is None else values - offset
 
-    index = ExactIndex(vectors(), collection.count, collection.spec.dim)
+    index = ExactIndex(vectors(), collection.count, spec.dim)
     lon, lat = (np.concatenate(axis) for axis in zip(*centres, strict=True))
     return _Loaded(collection.state, reader, index, lon, lat)
 
@@ -215,8 +217,8 @@ class _Reason(Enum):
 
 
 def _why_no_chip(scene: Scene, at: LonLat) -> _Reason:
-    if scene.grid is None:
-        return _Reason.MASKED
+    if scene.grid is None or "transform" not in scene.grid:
+        return _Reason.MASKED if scene.complete else _Reason.UNFINISHED
     a, b, c, d, e, f = scene.grid["transform"]
     to_scene = pyproj.Transformer.from_crs("OGC:CRS84", scene.grid["crs"], always_xy=True)
     x, y = to_scene.transform(*at.lonlat())

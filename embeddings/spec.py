@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from embeddings.errors import InputError, StoreFormatError
@@ -19,6 +19,7 @@ STAC_EMBEDDING_EXTENSION = "https://stac-extensions.github.io/embeddings/v0.0.1/
 
 Dtype = Literal["float16", "float32", "int8"]
 Norm = Literal["none", "l2"]
+AttributeType = Literal["int64", "float64", "string", "bool", "timestamp"]
 
 GSD_TOLERANCE = 0.05
 """Two scenes of one collection may differ by this share in ground sampling distance."""
@@ -54,22 +55,36 @@ class ChipLayout:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What happens to pixels before the encoder sees them: ``(pixel - mean) / std`` per band.
+    """What happens to pixels before the model sees them.
 
     A pixel is a number of the files times ``scale``, one for each band, plus the scene's offset.
+    Then ``(pixel - mean) / std`` per band, where the encoder wants it so; else ``mean`` and
+    ``std`` are empty, and ``steps`` tells what the encoder does by itself.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resampling: str
     scale: tuple[float, ...]
+    steps: tuple[str, ...] = ()
+    min_valid: float = 1.0
+    """Chips with a smaller share of valid pixels are absent; other gaps get the chip's mean."""
+    mask: str | None = None
+    """The band that says which pixels are missing, and how."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Restore it; collections made before the scales were recorded had none but 1."""
+        """Restore it; collections of earlier releases lack what was not recorded then."""
         mean = tuple(data["mean"])
-        scale = tuple(data.get("scale", (1.0,) * len(mean)))
-        return cls(mean, tuple(data["std"]), data["resampling"], scale)
+        return cls(
+            mean,
+            tuple(data["std"]),
+            data["resampling"],
+            tuple(data.get("scale", (1.0,) * len(mean))),
+            tuple(data.get("steps", ())),
+            data.get("min_valid", 1.0),
+            data.get("mask"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ class EmbeddingSpec:
     model: str
     model_version: str
     weights_sha256: str
-    """Hash of all the weights (filters, projection) the encoder used."""
+    """Hash of all the weights (filters, projection, network) the encoder used."""
     dim: int
     dtype: Dtype
     scale: tuple[float, ...] | None
@@ -99,6 +114,10 @@ class EmbeddingSpec:
     """The data the vectors were computed from."""
     licence: str
     """SPDX identifier or "proprietary"."""
+    centre: tuple[float, ...] | None = None
+    """What search takes off every vector before it compares angles; None: nothing."""
+    attributes: tuple[tuple[str, str], ...] = ()
+    """Further columns of the stored rows, in file order: name, and type as of ``AttributeType``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which ``from_json`` restores an equal spec."""
@@ -108,15 +127,18 @@ class EmbeddingSpec:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Restore a spec. Raises StoreFormatError if a field is missing or unknown."""
         names = {field.name for field in fields(cls)}
-        if set(data) != names:
+        later = {field.name for field in fields(cls) if field.default is not MISSING}
+        if not names - later <= set(data) <= names:
             raise StoreFormatError(
                 "The embedding spec has other fields than this release knows: missing "
-                f"{sorted(names - set(data))}, unknown {sorted(set(data) - names)}. "
+                f"{sorted(names - later - set(data))}, unknown {sorted(set(data) - names)}. "
                 "Read it with the release that wrote it."
             )
         values: dict[str, Any] = {**data, "bands": tuple(data["bands"])}
-        if data["scale"] is not None:
-            values["scale"] = tuple(data["scale"])
+        for name in ("scale", "centre"):
+            if data.get(name) is not None:
+                values[name] = tuple(data[name])
+        values["attributes"] = tuple((name, kind) for name, kind in data.get("attributes", ()))
         if data["layout"] is not None:
             layout = dict(data["layout"])
             values["layout"] = ChipLayout(
@@ -143,11 +165,22 @@ class EmbeddingSpec:
         ]
         if abs(self.gsd_m - other.gsd_m) > GSD_TOLERANCE * self.gsd_m:
             found.append(f"gsd_m (collection: {self.gsd_m:g}, asked: {other.gsd_m:g})")
-        return found
+        return found + self._attribute_differences(other)
+
+    def _attribute_differences(self, other: EmbeddingSpec) -> list[str]:
+        mine, theirs = dict(self.attributes), dict(other.attributes)
+        if mine == theirs and self.attributes != other.attributes:
+            return ["order of the attributes"]
+        return [
+            f"attribute '{name}' (collection: {mine.get(name, 'none')}, asked: "
+            f"{theirs.get(name, 'none')})"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        ]
 
     def _identity(self) -> dict[str, Any]:
         data = self.to_json()
-        del data["gsd_m"]
+        del data["gsd_m"], data["attributes"]
         layout = data.pop("layout")
         data["chip"] = layout and _size_text(layout["chip_asked"])
         data["stride"] = layout and _size_text(layout["stride_asked"])
@@ -188,7 +221,9 @@ class EmbeddingSpec:
 
 
 def _size_text(size: str) -> str:
-    """Return one text for equal sizes: 160m for 0.16km."""
+    """Return one text for equal sizes: 160m for 0.16km; fragments (majortom:224) as they are."""
+    if ":" in size:
+        return size.strip().lower()
     value, unit = parse_size(size)
     return f"{value:.12g}m" if unit == "m" else f"{value:.12g}"
 

@@ -24,7 +24,7 @@ from embeddings.encoders import harmonics as sh
 from embeddings.encoders.location import Layer, LocationEncoder
 from embeddings.encoders.location_file import check_writable, save_location
 from embeddings.errors import CancelledError, ExtraMissingError, InputError
-from embeddings.raster_job import Progress
+from embeddings.report import Progress
 from embeddings.store import Collection
 from embeddings.store.reader import Reader
 

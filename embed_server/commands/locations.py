@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from embed_server.console import interruptible, note, progress_line, show
-from embed_server.options import BoundsType, json_option, store_option
+from embed_server.options import BoundsType, StoreType, json_option, store_option
 from embeddings.types import Bounds
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -29,7 +29,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--land", is_flag=True, help="Only cells whose centre lies on land.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=StoreType(),
     envvar="TERRAKIN_STORE",
     help="Folder of collections, for a grid.",
 )

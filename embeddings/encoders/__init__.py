@@ -1,46 +1,102 @@
-"""Encoders: pixels to vectors. ``fit`` makes one for a first input, ``load`` restores it."""
+"""Encoders: pixels to vectors. A registry of families; heavy libraries are imported late."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from embeddings.encoders.base import Encoder
-from embeddings.encoders.rcf import RcfEncoder
+from embeddings.encoders.base import (
+    BandWant,
+    Draft,
+    Encoder,
+    EncoderChoice,
+    EncoderInfo,
+    Family,
+    Wants,
+)
 from embeddings.errors import InputError, StoreFormatError
 from embeddings.store.layout import ENCODER_STEM
 
-NAMES = (RcfEncoder.name,)
+__all__ = [
+    "BandWant",
+    "Draft",
+    "Encoder",
+    "EncoderChoice",
+    "EncoderInfo",
+    "Wants",
+    "check_family",
+    "draft",
+    "families",
+    "listing",
+    "load",
+]
 
-__all__ = ["NAMES", "Encoder", "check_encoder", "fit", "load"]
+_MODULES = {
+    "rcf": "embeddings.encoders.rcf",
+    "torchgeo": "embeddings.encoders.torchgeo_models",
+    "hf": "embeddings.encoders.huggingface",
+    "exported": "embeddings.encoders.exported",
+}
 
 
-def check_encoder(name: str) -> str:
-    """Return the name of a known encoder, or raise InputError naming those there are."""
-    if name not in NAMES:
-        raise InputError(f"There is no encoder '{name}'. There: {', '.join(NAMES)}.")
-    return name
+def families() -> list[Family]:
+    """Return every family of encoders, without the libraries that run them."""
+    return [_family(name) for name in _MODULES]
 
 
-def fit(name: str, chips: NDArray[np.float32], seed: int = 0) -> Encoder:
-    """Fit an encoder on a sample of normalised chips ``(n, bands, height, width)``."""
-    check_encoder(name)
-    return RcfEncoder.fit(chips, seed=seed)
+def _family(name: str) -> Family:
+    return cast(Family, import_module(_MODULES[name]))
 
 
-def load(folder: Path) -> Encoder:
-    """Restore the encoder stored with a collection. Raises StoreFormatError."""
-    description = folder / f"{ENCODER_STEM}.json"
-    try:
-        name = json.loads(description.read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreFormatError(f"{description} cannot be read: {error}.") from error
-    if name not in NAMES:
-        raise StoreFormatError(
-            f"The collection was made with encoder '{name}', which this release does not have. "
-            f"There: {', '.join(NAMES)}."
+def listing() -> list[EncoderInfo]:
+    """Return every encoder that can be named, family by family."""
+    return [info for family in families() for info in family.listing()]
+
+
+def draft(choice: EncoderChoice) -> Draft:
+    """Return an encoder before it has seen pixels.
+
+    Raises InputError if there is no such encoder, or its weights are not there or not its own;
+    ExtraMissingError if the libraries that run it are not installed.
+    """
+    return _family(check_family(choice.name)).draft(choice)
+
+
+def check_family(name: str) -> str:
+    """Return the family of an encoder's name. Raises InputError if there is none such."""
+    family = name.partition(":")[0]
+    if family not in _MODULES:
+        raise InputError(
+            f"There is no encoder '{name}'. There: {', '.join(_MODULES)}; "
+            "'terrakin encoders' lists them all."
         )
-    return RcfEncoder.load(folder)
+    return family
+
+
+def load(folder: Path, weights: Path | None = None) -> Encoder:
+    """Restore the encoder stored with a collection.
+
+    ``weights`` is where the weights of a pre-trained one lie, if not where they were. Raises
+    StoreFormatError; InputError if the weights are not found.
+    """
+    description = _description(folder)
+    family = str(description["name"]).partition(":")[0]
+    if family not in _MODULES:
+        raise StoreFormatError(
+            f"The collection was made with encoder '{description['name']}', which this release "
+            f"does not have. There: {', '.join(_MODULES)}."
+        )
+    return _family(family).load(folder, description, weights)
+
+
+def _description(folder: Path) -> Mapping[str, Any]:
+    path = folder / f"{ENCODER_STEM}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreFormatError(f"{path} cannot be read: {error}.") from error
+    return cast(Mapping[str, Any], data)

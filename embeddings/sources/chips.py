@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
-import shapely
+from affine import Affine
 from numpy.typing import NDArray
 
 from embeddings.errors import InputError
-from embeddings.sources.raster import RasterScene
+from embeddings.sources.footprints import polygons
+from embeddings.sources.placed import PlacedScene
 from embeddings.spec import ChipLayout, parse_size
+from embeddings.store.order import hilbert_index
 
 BATCH_CHIPS = 1024
 BATCH_BYTES = 64 * 2**20
@@ -36,7 +37,88 @@ class Batch:
         return self.rows * self.cols
 
 
-def chip_layout(scene: RasterScene, chip: str, stride: str | None) -> ChipLayout:
+@dataclass(frozen=True, slots=True)
+class ChipsRead:
+    """The chips of a batch that have enough data, and which have not."""
+
+    pixels: NDArray[np.float32]
+    """``(n, bands, height, width)``; pixels without data hold the mean of the chip's others."""
+    place: NDArray[np.int64]
+    """``(n, 2)`` row and column in the grid; for other plans see there."""
+    share: NDArray[np.float32]
+    """``(n,)`` share of pixels with data."""
+    absent_place: NDArray[np.int64]
+    """``(m, 2)`` of the chips that have too little data."""
+    absent_share: NDArray[np.float32]
+    """``(m,)``"""
+
+    def moved(self, rows: int, cols: int) -> ChipsRead:
+        """Return the same chips at places so many rows and columns further."""
+        step = np.array([rows, cols], np.int64)
+        return replace(self, place=self.place + step, absent_place=self.absent_place + step)
+
+    def within(self, part: int) -> ChipsRead:
+        """Return the same chips at places ``(n, 3)``: the part's number, row and column."""
+        places = (np.insert(place, 0, part, axis=1) for place in (self.place, self.absent_place))
+        return replace(self, place=next(places), absent_place=next(places))
+
+
+def cut(
+    values: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    chip_px: tuple[int, int],
+    tops: NDArray[np.int64],
+    lefts: NDArray[np.int64],
+    min_valid: float = 1.0,
+) -> ChipsRead:
+    """Cut a window ``(bands, rows, cols)`` with its validity into rows and columns of chips.
+
+    Chips begin at the pixel rows ``tops`` and columns ``lefts``; places count those. A chip is
+    kept where the share of its valid pixels is at least ``min_valid`` (above 0, up to 1). Raises
+    InputError.
+    """
+    if not 0 < min_valid <= 1:
+        raise InputError(
+            f"The least share of valid pixels is {min_valid:g}. Give more than 0 and at most 1."
+        )
+    height, width = chip_px
+    count = _counts(valid, chip_px)[np.ix_(tops, lefts)]
+    enough = count >= max(1, min_valid * height * width - 1e-6)
+    row, col = np.nonzero(enough)
+    windows = np.lib.stride_tricks.sliding_window_view
+    chips = windows(values, chip_px, axis=(1, 2))[:, tops[row], lefts[col]]
+    pixels = np.ascontiguousarray(chips.swapaxes(0, 1))
+    share = (count / (height * width)).astype(np.float32)
+    partly = np.flatnonzero(share[row, col] < 1)
+    if len(partly):
+        there = windows(valid, chip_px)[tops[row[partly]], lefts[col[partly]]]
+        pixels[partly] = _filled(pixels[partly], there)
+    return ChipsRead(
+        pixels,
+        np.stack([row, col], axis=1),
+        share[row, col],
+        np.argwhere(~enough),
+        share[~enough],
+    )
+
+
+def _counts(valid: NDArray[np.bool_], chip_px: tuple[int, int]) -> NDArray[np.int64]:
+    """Return how many pixels are valid in the chip at each position: an integral image."""
+    height, width = chip_px
+    total = np.pad(valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+    lower, upper = total[height:], total[:-height]
+    return np.asarray(lower[:, width:] - lower[:, :-width] - upper[:, width:] + upper[:, :-width])
+
+
+def _filled(pixels: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give pixels ``(n, bands, h, w)`` that are not there the mean of the chip's others."""
+    known = there[:, None]
+    sums = np.where(known, pixels, 0).sum(axis=(2, 3), dtype=np.float64)
+    means = sums / there.sum(axis=(1, 2))[:, None]
+    return np.where(known, pixels, means[:, :, None, None].astype(np.float32))
+
+
+def chip_layout(scene: PlacedScene, chip: str, stride: str | None) -> ChipLayout:
     """Turn "32" (pixels) or "320m" into whole pixels at the scene's centre.
 
     Raises InputError if a size cannot be read, or the chip is larger than the scene.
@@ -69,26 +151,83 @@ def _pixels(size: str, pixel_m: tuple[float, float]) -> tuple[int, int]:
     return int(rows), int(cols)
 
 
+class ChipPlan(Protocol):
+    """Where the chips of a scene lie, and their pixels.
+
+    A place ``(n, k) int64`` is what ``read`` gives and the other methods take; only the plan
+    knows what its columns say.
+    """
+
+    @property
+    def layout(self) -> ChipLayout:
+        """Sizes of the chips, pixels."""
+
+    @property
+    def chips(self) -> int:
+        """How many chips are planned, with or without data."""
+
+    def batches(self) -> list[Batch]:
+        """Divide the chips into batches of bounded memory, numbered from 0."""
+
+    def read(self, batch: Batch, min_valid: float = 1.0) -> ChipsRead:
+        """Read the chips of a batch; a chip with a smaller share of data is absent.
+
+        Raises SourceError if the files cannot be read there.
+        """
+
+    def sample_rows(self, most: int) -> Iterator[Batch]:
+        """Yield up to ``most`` small batches, evenly spread over the scene."""
+
+    def centres(self, place: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Return lon, lat ``(n,)`` degrees of the centres."""
+
+    def footprints(self, place: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return footprints (shapely, OGC:CRS84) and boxes ``(n, 4)`` xmin ymin xmax ymax."""
+
+    def names(self, scene_id: str, place: NDArray[np.int64]) -> list[str]:
+        """Return the ids of the chips."""
+
+    def order(self, place: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return numbers ``(n,)`` that are close where chips are close on the ground."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return where the chips lie: what search needs to tell a gap from a mask."""
+
+
 class ChipGrid:
     """The regular grid of chips over a scene; chips that would leave the scene are not made."""
 
-    def __init__(self, scene: RasterScene, layout: ChipLayout) -> None:
+    def __init__(self, scene: PlacedScene, layout: ChipLayout) -> None:
         self.scene = scene
         self.layout = layout
         (height, width), (down, right) = layout.chip_px, layout.stride_px
-        self.rows = (scene.height - height) // down + 1
-        self.cols = (scene.width - width) // right + 1
+        top, left = (
+            -first % step for first, step in zip(scene.first_px, layout.stride_px, strict=True)
+        )
+        # A scene that was cut out of another is cut into chips where the whole one would be.
+        self.start_px = (
+            top if top + height <= scene.height else 0,
+            left if left + width <= scene.width else 0,
+        )
+        self.rows = (scene.height - self.start_px[0] - height) // down + 1
+        self.cols = (scene.width - self.start_px[1] - width) // right + 1
 
     def to_json(self) -> dict[str, Any]:
         """Return where the chips lie: what search needs to tell a gap from a mask."""
         return {
             "crs": self.scene.crs.to_wkt(),
-            "transform": list(self.scene.transform)[:6],
+            "transform": list(self._transform)[:6],
             "rows": self.rows,
             "cols": self.cols,
             "chip_px": list(self.layout.chip_px),
             "stride_px": list(self.layout.stride_px),
         }
+
+    @property
+    def _transform(self) -> Affine:
+        """Of the first chip's first pixel."""
+        top, left = self.start_px
+        return self.scene.transform @ Affine.translation(left, top)
 
     @property
     def chips(self) -> int:
@@ -119,25 +258,27 @@ class ChipGrid:
                 )
         return found
 
-    def read(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Read the whole chips of a batch.
-
-        Returns pixels ``(n, bands, height, width) float32`` and their (row, column) in the grid
-        ``(n, 2)``. A chip with any pixel without data is left out.
-        """
+    def read(self, batch: Batch, min_valid: float = 1.0) -> ChipsRead:
+        """Read the chips of a batch; a chip with a smaller share of data is absent."""
         (height, width), (down, right) = self.layout.chip_px, self.layout.stride_px
         values, valid = self.scene.read(
-            batch.row * down,
-            batch.col * right,
+            self.start_px[0] + batch.row * down,
+            self.start_px[1] + batch.col * right,
             (batch.rows - 1) * down + height,
             (batch.cols - 1) * right + width,
         )
-        windows = np.lib.stride_tricks.sliding_window_view
-        usable = windows(valid, (height, width))[::down, ::right].all(axis=(2, 3))
-        row, col = np.nonzero(usable)
-        chips = windows(values, (height, width), axis=(1, 2))[:, ::down, ::right]
-        pixels = chips[:, row, col].swapaxes(0, 1)
-        return np.ascontiguousarray(pixels), np.stack([row + batch.row, col + batch.col], axis=1)
+        tops, lefts = np.arange(batch.rows) * down, np.arange(batch.cols) * right
+        found = cut(values, valid, self.layout.chip_px, tops, lefts, min_valid)
+        return found.moved(batch.row, batch.col)
+
+    def names(self, scene_id: str, place: NDArray[np.int64]) -> list[str]:
+        """Return the ids of the chips at (row, column) ``(n, 2)``."""
+        return [f"{scene_id}_{row}_{col}" for row, col in place.tolist()]
+
+    def order(self, place: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return where the chips at (row, column) ``(n, 2)`` stand on a Hilbert curve."""
+        bits = max(1, int(max(self.rows, self.cols) - 1).bit_length())
+        return hilbert_index(place[:, 0], place[:, 1], bits)
 
     def sample_rows(self, most: int) -> Iterator[Batch]:
         """Yield single rows of chips, ``most`` at most, evenly spread over the scene."""
@@ -151,57 +292,14 @@ class ChipGrid:
         """Return lon, lat ``(n,)`` degrees of the centres of chips at (row, column) ``(n, 2)``."""
         (height, width), (down, right) = self.layout.chip_px, self.layout.stride_px
         row, col = place.astype(np.float64).T
-        return self.scene.xy(col * right + width / 2, row * down + height / 2)
+        top, left = self.start_px
+        return self.scene.xy(left + col * right + width / 2, top + row * down + height / 2)
 
     def footprints(self, place: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return footprints (shapely, OGC:CRS84) and boxes ``(n, 4)`` xmin ymin xmax ymax."""
         (height, width), (down, right) = self.layout.chip_px, self.layout.stride_px
-        col = place[:, 1:] * right + np.array([0.0, 0.0, width, width])
-        row = place[:, :1] * down + np.array([0.0, height, height, 0.0])
+        top, left = self.start_px
+        col = left + place[:, 1:] * right + np.array([0.0, 0.0, width, width])
+        row = top + place[:, :1] * down + np.array([0.0, height, height, 0.0])
         lon, lat = self.scene.xy(col.ravel(), row.ravel())
         return polygons(lon.reshape(-1, 4), lat.reshape(-1, 4))
-
-
-def polygons(
-    lon: NDArray[np.float64], lat: NDArray[np.float64]
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Make polygons of rings ``(n, corners)`` in degrees, cut at ±180 where they cross it.
-
-    Neighbouring corners are less than 180 degrees of longitude apart. Returns shapely geometries
-    and boxes ``(n, 4)``; a box that crosses has xmin > xmax. A ring around a pole includes it.
-    """
-    unrolled = np.unwrap(lon, period=360.0, axis=1)
-    unrolled -= 360.0 * np.floor((unrolled.min(axis=1, keepdims=True) + 180.0) / 360.0)
-    shapes = shapely.polygons(np.stack([unrolled, lat], axis=2))
-    shapes = shapely.orient_polygons(shapes)
-    boxes = np.stack([unrolled.min(1), lat.min(1), unrolled.max(1), lat.max(1)], axis=1)
-    closing = (lon[:, 0] - lon[:, -1] + 180.0) % 360.0 - 180.0
-    turns = unrolled[:, -1] + closing - unrolled[:, 0]
-    for i in np.flatnonzero(np.abs(turns) > 180.0):
-        shapes[i] = _around_pole(unrolled[i], lat[i], turns[i])
-        boxes[i] = shapely.bounds(shapes[i])
-    everywhere = boxes[:, 2] - boxes[:, 0] >= 360.0 - 1e-9
-    for i in np.flatnonzero(boxes[:, 2] > 180.0):
-        shapes[i] = _cut(shapes[i])
-        boxes[i, 2] -= 360.0
-    boxes[everywhere, 0], boxes[everywhere, 2] = -180.0, 180.0
-    return shapes, boxes
-
-
-def _around_pole(lon: NDArray[np.float64], lat: NDArray[np.float64], turn: float) -> Any:
-    """Make a polygon of an unrolled ring that goes round the Earth, with the pole it encloses."""
-    pole = math.copysign(90.0, float(lat.mean()))
-    west = min(float(lon.min()), float(lon[0] + turn))
-    lon = lon - 360.0 * math.floor((west + 180.0) / 360.0)
-    ring = [*zip(lon, lat, strict=True), (lon[0] + turn, lat[0])]
-    return shapely.orient_polygons(shapely.Polygon([*ring, (lon[0] + turn, pole), (lon[0], pole)]))
-
-
-def _cut(shape: Any) -> Any:
-    west = shapely.intersection(shape, shapely.box(-180, -90, 180, 90))
-    east = shapely.transform(
-        shapely.intersection(shape, shapely.box(180, -90, 540, 90)), lambda xy: xy - [360.0, 0.0]
-    )
-    parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.area > 0]
-    # What goes round the Earth meets itself again at its first corner: there is no seam there.
-    return shapely.orient_polygons(shapely.union_all(parts))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +15,121 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 
 from embeddings.errors import BandError, SourceError, SourceNotFoundError
+from embeddings.sources.addresses import (
+    MAJORTOM_ROW,
+    is_remote,
+    path_of,
+    row_parts,
+    shown,
+    without_secrets,
+)
+from embeddings.sources.grids import TargetGrid
+from embeddings.sources.nodata import can_hold
+from embeddings.sources.reading import SceneFile
+from embeddings.sources.remote import gdal_env, local_name
 
 RESAMPLING = "bilinear"
 """How coarser bands get values on the finest grid."""
 
 
-def fingerprint(files: Sequence[str], extra: str) -> str:
-    """Hash the names and the whole content of files, and ``extra``.
-
-    Raises SourceNotFoundError or SourceError.
-    """
-    digest = hashlib.sha256(extra.encode())
-    for name in files:
-        path = _check_file(name)
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise _unreadable(name, error) from error
-        digest.update(f"{path.name}:{content};".encode())
-    return digest.hexdigest()
-
-
-def content_files(dataset: Any) -> list[str]:
+def content_files(file: OpenFile) -> list[str]:
     """Return the file and its mask. What other files beside it say is in ``reading_rule``.
 
     QGIS writes statistics beside every raster it shows (.aux.xml); they change no pixel.
     """
-    return [dataset.name, *sorted(file for file in dataset.files if file.endswith(".msk"))]
+    masks = sorted(name for name in file.dataset.files if name.endswith(".msk"))
+    return [file.given.uri, *([] if file.far else masks)]
 
 
-def open_raster(name: str) -> Any:
-    """Open a file that has bands of numbers and a place. Raises SourceError."""
-    path = _check_file(name)
+@dataclass(frozen=True)
+class OpenFile:
+    """An open raster file and what is known of it from elsewhere."""
+
+    given: SceneFile
+    dataset: Any
+
+    @property
+    def far(self) -> bool:
+        """Whether it is not a path on this machine."""
+        return _is_far(self.given.uri)
+
+    @property
+    def shown(self) -> str:
+        """Its name for people, without passwords."""
+        return shown(self.given.uri)
+
+    @property
+    def stem(self) -> str:
+        """Its name without folder and ending."""
+        uri = self.given.uri
+        if uri.startswith(MAJORTOM_ROW):
+            return row_parts(uri)[3]
+        return path_of(uri).stem if self.far else Path(uri).stem
+
+    @property
+    def nodata(self) -> float | None:
+        """What means missing in place of what the file declares, if that is known to differ."""
+        known = self.given.nodata
+        if not all(can_hold(dtype, known) for dtype in self.dataset.dtypes):
+            return None
+        return None if known == self.dataset.nodata else known
+
+
+def open_raster(file: SceneFile | str, stack: ExitStack) -> OpenFile:
+    """Open a file that has bands of numbers and a place; ``stack`` closes it.
+
+    Raises SourceError.
+    """
+    given = SceneFile(file) if isinstance(file, str) else file
+    if not _is_far(given.uri):
+        path = _check_file(given.uri)
+        try:
+            path.open("rb").close()  # GDAL says of a closed file that there is none.
+        except OSError as error:
+            raise _unreadable(given.uri, error) from error
+    name = stack.enter_context(local_name(given))
     try:
-        path.open("rb").close()  # GDAL says of a closed file that there is none.
-    except OSError as error:
-        raise _unreadable(name, error) from error
-    try:
-        dataset = rasterio.open(name)
+        with gdal_env(name):
+            dataset = stack.enter_context(rasterio.open(name))
     except RasterioIOError as error:
-        raise SourceError(
-            f"'{name}' is not a raster that GDAL can read ({error}). Give GeoTIFF or COG files."
-        ) from error
+        raise _not_opened(given.uri, error) from None  # the cause may repeat a signed address
+    found = OpenFile(given, dataset)
+    _check_content(found)
+    return found
+
+
+def _is_far(uri: str) -> bool:
+    return is_remote(uri) or uri.startswith(("/vsi", MAJORTOM_ROW))
+
+
+def _not_opened(uri: str, error: Exception) -> SourceError:
+    reason = without_secrets(str(error))
+    if not _is_far(uri):
+        return SourceError(
+            f"'{uri}' is not a raster that GDAL can read ({reason}). Give GeoTIFF or COG files."
+        )
+    kind = SourceNotFoundError if re.search(r"\b40[34]\b|does not exist", reason) else SourceError
+    return kind(
+        f"'{shown(uri)}' cannot be opened ({reason}). Check the address and its spelling, whether "
+        "this machine reaches it and may read it (a signature may have expired), and that it is "
+        "a GeoTIFF or COG."
+    )
+
+
+def _check_content(file: OpenFile) -> None:
+    dataset = file.dataset
     if dataset.crs is None:
-        dataset.close()
         raise SourceError(
-            f"'{name}' has no CRS, so its place on Earth is unknown. Assign one first, for "
+            f"'{file.shown}' has no CRS, so its place on Earth is unknown. Assign one first, for "
             "example: gdal_edit.py -a_srs EPSG:32617 FILE."
         )
     if dataset.transform.is_identity:
-        dataset.close()
         raise SourceError(
-            f"'{name}' has a CRS but no georeference: where its pixels lie is unknown. Set its "
-            "corners first, for example with gdal_edit.py -a_ullr."
+            f"'{file.shown}' has a CRS but no georeference: where its pixels lie is unknown. Set "
+            "its corners first, for example with gdal_edit.py -a_ullr."
         )
     if not (dataset.count and all(np.dtype(d).kind in "uif" for d in dataset.dtypes)):
-        dataset.close()
-        raise SourceError(f"'{name}' has no bands of plain numbers; it cannot be embedded.")
-    return dataset
+        raise SourceError(f"'{file.shown}' has no bands of plain numbers; it cannot be embedded.")
 
 
 def _check_file(name: str) -> Path:
@@ -93,13 +150,15 @@ def _unreadable(name: str, error: OSError) -> SourceError:
     )
 
 
-def check_alignment(datasets: Sequence[Any], grid: Any) -> list[str]:
-    """Return notes on the files to be resampled onto ``grid``. Raises BandError."""
+def check_alignment(files: Sequence[OpenFile], finest: OpenFile) -> list[str]:
+    """Return notes on the files to be resampled onto the finest one's grid. Raises BandError."""
     notes = []
-    for dataset in datasets:
+    grid = finest.dataset
+    for file in files:
+        dataset = file.dataset
         if dataset.crs != grid.crs:
             raise BandError(
-                f"'{dataset.name}' is in {dataset.crs.to_string()}, but '{grid.name}' is in "
+                f"'{file.shown}' is in {dataset.crs.to_string()}, but '{finest.shown}' is in "
                 f"{grid.crs.to_string()}. All bands of a scene share one CRS: warp them first, "
                 "for example with gdalwarp -t_srs."
             )
@@ -107,13 +166,13 @@ def check_alignment(datasets: Sequence[Any], grid: Any) -> list[str]:
         pixel = np.maximum(np.abs(dataset.res), np.abs(grid.res))[[0, 1, 0, 1]]
         if (apart > pixel * 1.001).any():
             raise BandError(
-                f"'{dataset.name}' covers {_box(dataset)}, but '{grid.name}' covers {_box(grid)}: "
+                f"'{file.shown}' covers {_box(dataset)}, but '{finest.shown}' covers {_box(grid)}: "
                 "they do not share a place. Give bands of one scene; edges may differ by one "
                 "pixel of the coarser band."
             )
-        if not same_grid(dataset, grid):
+        if not same_grid(dataset, TargetGrid.of(grid)):
             notes.append(
-                f"{Path(dataset.name).name} was resampled ({RESAMPLING}) from "
+                f"{Path(file.shown).name} was resampled ({RESAMPLING}) from "
                 f"{dataset.res[0]:g} to {grid.res[0]:g} units a pixel."
             )
     return notes
@@ -123,11 +182,12 @@ def _box(dataset: Any) -> str:
     return "(" + ", ".join(f"{edge:.6g}" for edge in dataset.bounds) + ")"
 
 
-def same_grid(dataset: Any, grid: Any) -> bool:
-    """Whether the pixels of two files coincide."""
+def same_grid(dataset: Any, grid: TargetGrid) -> bool:
+    """Whether the pixels of a file are those of the grid."""
     return bool(
         (dataset.width, dataset.height) == (grid.width, grid.height)
         and dataset.transform.almost_equals(grid.transform, precision=1e-9)
+        and dataset.crs == grid.gdal_crs
     )
 
 
@@ -136,18 +196,31 @@ def data_indexes(dataset: Any) -> list[int]:
     return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
 
 
-def declares_nodata(dataset: Any) -> bool:
+def declares_nodata(file: OpenFile) -> bool:
     """Whether a nodata tag, mask or alpha band says which pixels have data."""
     all_valid = [rasterio.enums.MaskFlags.all_valid]
-    return any(flags != all_valid for flags in dataset.mask_flag_enums)
+    return file.nodata is not None or any(
+        flags != all_valid for flags in file.dataset.mask_flag_enums
+    )
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading_of(file: OpenFile) -> Iterator[None]:
     """Turn the errors of reading pixels into SourceError."""
     try:
         yield
     except RasterioError as error:
-        raise SourceError(
-            f"'{name}' is damaged: {error}. Fetch the file again; what was embedded so far is kept."
-        ) from error
+        _forget_error(file.dataset)
+        advice = (
+            "Check the connection and run it again; what was embedded so far is kept."
+            if file.far
+            else "Fetch the file again; what was embedded so far is kept."
+        )
+        reason = without_secrets(str(error))
+        raise SourceError(f"'{file.shown}' is damaged: {reason}. {advice}") from None
+
+
+def _forget_error(dataset: Any) -> None:
+    """Let rasterio raise what GDAL still remembers of a failed read, so that no later call does."""
+    with suppress(Exception):
+        _ = dataset.colorinterp

@@ -41,6 +41,20 @@ def detect_corner_value(layers: NDArray[np.generic], dtype: str) -> float | None
     return None
 
 
+def corner_fill(corner: NDArray[np.generic], dtype: str, scene_px: int) -> float | None:
+    """Return the known fill that stands in a corner in every band, or None.
+
+    ``corner`` is ``(bands, rows, cols)``, the scene's own corner first; it must hold as many pixels
+    of the value as ``detect_corner_value`` asks for in the whole scene, or nothing else.
+    """
+    first = corner[:, 0, 0].astype(np.float64)
+    value = float(first[0])
+    if not (first == value).all() or value not in _known_fills(dtype):
+        return None
+    held = (corner == value).all(axis=0)
+    return value if held.all() or held.sum() >= SMALLEST_SHARE * scene_px else None
+
+
 def can_hold(dtype: str, value: float | None) -> bool:
     """Whether a type can hold the value; GDAL refuses others as nodata."""
     if value is None or np.dtype(dtype).kind == "f":

@@ -3,7 +3,8 @@
 Bands of different resolutions are resampled (bilinear) onto the finest grid. A pixel is valid
 where every band is: not masked by a nodata tag, mask or alpha band, finite, and not holding the
 nodata value that the user gave. A value that was found in the corners (see sources.nodata) is
-nodata only where all bands hold it before any is resampled.
+nodata only where all bands hold it before any is resampled. A mask band (see sources.masks) is
+read without interpolation.
 """
 
 from __future__ import annotations
@@ -11,205 +12,200 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from embeddings.errors import BandError, SourceError
-from embeddings.sources.bands import (
-    Band,
-    bands_of,
-    baseline_notes,
-    pixel_ratio,
-    resampled,
-)
-from embeddings.sources.files import (
-    RESAMPLING,
-    check_alignment,
-    content_files,
-    data_indexes,
-    declares_nodata,
-    open_raster,
-    reading,
-    same_grid,
-)
-from embeddings.sources.nodata import detect_corner_value
+from embeddings.encoders.base import BandWant
+from embeddings.errors import BandError
+from embeddings.sources.band_names import find, missing
+from embeddings.sources.bands import pixel_ratio, placed
+from embeddings.sources.grids import TargetGrid
+from embeddings.sources.opening import UNNAMED, Box, MaskBand, Opened, open_files
+from embeddings.sources.placed import PlacedScene
+from embeddings.sources.reading import Reading, SceneFile
+
+DEFAULT = Reading()
 
 
-class RasterScene:
-    """Aligned bands of one scene. Use as a context manager; not thread-safe.
+class RasterScene(PlacedScene):
+    """Aligned bands of one scene."""
 
-    Attributes: ``bands`` names in order; ``height`` and ``width`` pixels; ``transform`` (affine,
-    column and row to x and y) and ``crs`` of the finest grid; ``pixel_m`` (row, column) size of a
-    pixel in metres at the centre; ``notes`` what the reader decided by itself; ``files`` those
-    that hold the pixels and masks.
-    """
-
-    def __init__(
-        self, bands: Sequence[Band], grid: Any, nodata: float | None, *, in_all_bands: bool
-    ) -> None:
-        self._bands = list(bands)
-        self._nodata = nodata
-        self._in_all_bands = in_all_bands
-        self._reach = 0
-        self._stack = ExitStack()
-        self.bands = tuple(band.name for band in bands)
-        self.height, self.width = int(grid.height), int(grid.width)
-        self.transform = grid.transform
-        self.crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
-        self.to_lonlat = pyproj.Transformer.from_crs(self.crs, "OGC:CRS84", always_xy=True)
-        self.pixel_m = self._pixel_metres()
-        self.notes: list[str] = []
-        self.files: tuple[str, ...] = ()
+    def __init__(self, opened: Opened, grid: TargetGrid, box: Box | None, stack: ExitStack) -> None:
+        whole = (0, 0, grid.height, grid.width)
+        super().__init__(grid if box is None else grid.part(*box))
+        self._opened = opened
+        self._whole = grid
+        self.first_px = (box or whole)[:2]
+        self._bands = placed(opened.bands, grid, opened.nodata, stack)
+        self._mask: MaskBand | None = None
+        if opened.mask is not None:
+            band = placed([opened.mask.band], grid, None, stack)[0]
+            self._mask = replace(opened.mask, band=band)
+        self._reach = max(pixel_ratio(band.file, grid) for band in self._bands)
+        self.bands = tuple(band.name for band in self._bands)
+        self.notes = list(opened.notes)
+        self.files = opened.files
+        self._stack = stack.pop_all()
 
     @classmethod
     def open(
         cls,
-        files: Sequence[str],
-        *,
-        nodata: float | None = None,
-        detect_nodata: bool = True,
-        offset: float | None = None,
+        files: Sequence[SceneFile | str],
+        reading: Reading = DEFAULT,
+        grid: TargetGrid | None = None,
     ) -> Self:
-        """Open the bands of one scene.
+        """Open the bands of one scene, on a ``grid`` if one is given (then whole, at its size).
 
-        ``nodata`` marks pixels that hold it in any band. Without it, and where no file declares
-        any, the corners are looked at (``detect_nodata``). ``offset`` is added to every number
-        of the files, before their own scale. Raises SourceNotFoundError, SourceError or BandError.
+        Without a nodata value in ``reading``, and where no file declares any, the corners of the
+        part to be read are looked at. Raises SourceNotFoundError, SourceError, BandError or
+        InputError.
         """
         with ExitStack() as stack:
-            datasets = [stack.enter_context(open_raster(file)) for file in files]
-            grid = min(datasets, key=lambda d: abs(d.transform.determinant))
-            notes = check_alignment(datasets, grid)
-            found = None
-            if nodata is None and detect_nodata and not any(declares_nodata(d) for d in datasets):
-                found = _corner_value(datasets, grid)
-                if found is not None:
-                    notes.append(
-                        f"No file declares nodata, but a corner holds {found:g} in every band: "
-                        "taken as nodata. '--nodata none' embeds it."
-                    )
-            undeclared = nodata if found is None else found
-            bands = []
-            for dataset in datasets:
-                views = dataset, dataset
-                if not same_grid(dataset, grid):
-                    views = tuple(
-                        stack.enter_context(resampled(dataset, grid, *how))
-                        for how in ((RESAMPLING, undeclared), ("nearest", None))
-                    )
-                bands += bands_of(dataset, views, offset, several=len(datasets) > 1)
-                notes += baseline_notes(dataset, offset)
-            names = [band.name for band in bands]
-            if len(set(names)) != len(names):
-                raise BandError(
-                    f"Two bands have the same name: {', '.join(names)}. Rename the files, or give "
-                    "each band file once."
-                )
-            scene = cls(bands, grid, undeclared, in_all_bands=found is not None)
-            scene._reach = max(pixel_ratio(dataset, grid) for dataset in datasets)
-            scene.files = tuple(file for dataset in datasets for file in content_files(dataset))
-            scene.notes += notes
-            scene._stack = stack.pop_all()
-            return scene
+            whole = replace(reading, bbox=None) if grid is not None else reading
+            opened = open_files(files, whole, stack)
+            own = opened.grid
+            if grid is None and reading.gsd_m is not None:
+                grid = own.with_pixels(reading.gsd_m)
+                if grid is not own:
+                    opened = replace(opened, notes=(*opened.notes, _resampled(own, grid)))
+            grid = grid or own
+            box = grid.window(whole.bbox) if whole.bbox is not None else None
+            return cls(opened, grid, box, stack)
 
-    def __enter__(self) -> Self:
-        return self
+    def onto(self, grid: TargetGrid) -> RasterScene:
+        """Return the scene, whole, on another grid. Close it before this one."""
+        # What was chosen and named since it was opened stays so.
+        with ExitStack() as stack:
+            opened = replace(self._opened, bands=tuple(self._bands))
+            return RasterScene(opened, grid, None, stack)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property
-    def gsd_m(self) -> float:
-        """Ground sampling distance in metres: geometric mean of both pixel sides."""
-        return float(np.sqrt(self.pixel_m[0] * self.pixel_m[1]))
-
-    @property
     def nodata(self) -> float | None:
         """The undeclared nodata value in use: given by the user or found in the corners."""
-        return self._nodata
+        return self._opened.nodata
 
     @property
     def scale(self) -> tuple[float, ...]:
         """What the numbers of each band are multiplied with."""
         return tuple(band.scale for band in self._bands)
 
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """What is added to the numbers of each band after the scale."""
+        return tuple(band.offset for band in self._bands)
+
+    @property
+    def mask(self) -> str | None:
+        """The rule of the mask band, as the user may write it."""
+        return self._mask.rule.text if self._mask is not None else None
+
     def pixel_rule(self) -> dict[str, Any]:
         """Return how the files' numbers become values, as JSON: value = number * scale + offset."""
-        return {
+        rule = {
             "scale": list(self.scale),
-            "offset": [band.offset for band in self._bands],
-            "nodata": self._nodata,
-            "nodata_where": "all bands" if self._in_all_bands else "any band",
+            "offset": list(self.offset),
+            "nodata": self.nodata,
+            "nodata_where": "all bands" if self._opened.in_all_bands else "any band",
         }
+        return rule if self.mask is None else {**rule, "mask": self.mask}
 
     def reading_rule(self) -> str:
-        """Return, as JSON, all that files beside the pixels may change: place, masks, numbers."""
+        """Return, as JSON, all that may change beside the pixels: place, masks, numbers."""
         declared = [
-            [band.name, str(band.dataset.dtypes[band.index - 1]), repr(band.dataset.nodata)]
+            [
+                band.name,
+                str(band.dataset.dtypes[band.index - 1]),
+                repr(band.dataset.nodata if band.file.nodata is None else band.file.nodata),
+            ]
             for band in self._bands
         ]
-        grid = [self.crs.to_wkt(), list(self.transform)[:6]]
-        return json.dumps([declared, grid, {**self.pixel_rule(), "nodata": repr(self._nodata)}])
+        place: list[Any] = [self.crs.to_wkt(), list(self.transform)[:6]]
+        if self.grid is not self._opened.grid:
+            place.append([self.height, self.width])
+        return json.dumps([declared, place, {**self.pixel_rule(), "nodata": repr(self.nodata)}])
+
+    def multiply(self, factor: float) -> None:
+        """Multiply all values, for an encoder that was trained on another unit."""
+        self._bands = [
+            replace(band, scale=band.scale * factor, offset=band.offset * factor)
+            for band in self._bands
+        ]
+
+    def choose(self, indexes: Sequence[int], names: Sequence[str]) -> None:
+        """Keep the bands at ``indexes``, in that order, and name them so."""
+        self._bands = [
+            replace(self._bands[index], name=name, known=name)
+            for index, name in zip(indexes, names, strict=True)
+        ]
+        self.bands = tuple(names)
+
+    def take(self, wanted: Sequence[BandWant]) -> None:
+        """Keep the bands that an encoder wants, in its order and under its names.
+
+        Raises BandError naming the first that is missing.
+        """
+        self.choose(self.wanted(wanted), [want.name for want in wanted])
+
+    def wanted(self, wanted: Sequence[BandWant]) -> list[int]:
+        """Return which of the bands an encoder wants, in its order.
+
+        Positions in a file are no names: B1 to B12 of a file that does not name its bands mean
+        nothing to an encoder. Raises BandError.
+        """
+        known = [band.known or band.colour for band in self._bands]
+        found = find(wanted, [band.name if band.known else "" for band in self._bands], known)
+        for want, index in zip(wanted, found, strict=True):
+            if index is None:
+                raise missing(want, self.bands, "" if any(known) else UNNAMED)
+        return [index for index in found if index is not None]
 
     def pair(self, names: Sequence[str]) -> None:
         """Put the bands into the order of ``names``: by name, or as they come where none is known.
 
         Raises BandError if their number differs, or if only some of the names agree.
         """
-        mine = dict(zip(self.bands, self._bands, strict=True))
-        if set(mine) == set(names):
-            self._bands = [mine[name] for name in names]
-        elif len(mine) == len(names) and not set(mine) & set(names):
-            pairs = ", ".join(f"{a} as {b}" for a, b in zip(self.bands, names, strict=True))
-            self.notes.append(f"No band's name is known, so they are taken in order: {pairs}.")
-        else:
-            raise BandError(
-                f"The collection was made from the bands {', '.join(names)}; given: "
-                f"{', '.join(self.bands)}. Give the same bands, under the same names or, all "
-                "named otherwise, in the same order."
-            )
-        self.bands = tuple(names)
+        order, notes = paired(self.bands, names)
+        self.notes += notes
+        self.choose(order, names)
 
     def read(
         self, row: int, col: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read a window: values ``(bands, height, width) float32``, validity ``(height, width)``.
-
-        Raises SourceError if a file is damaged there.
-        """
+        """Read a window, as every scene does."""
+        row, col = row + self.first_px[0], col + self.first_px[1]
         window = Window(col, row, width, height)
         values = np.empty((len(self._bands), height, width), dtype=np.float32)
         valid = np.ones((height, width), dtype=bool)
         held = np.ones((height, width), dtype=bool)
         for layer, band in zip(values, self._bands, strict=True):
-            with reading(band.dataset.name):
-                raw = band.dataset.read(band.index, window=window)
-                there = band.dataset.read_masks(band.index, window=window) > 0
-                if self._nodata is not None:
-                    near = raw
-                    if band.resampled:
-                        near = band.nearest.read(band.index, window=window)
-                    holds = near == self._nodata
-                    held &= holds
-                    if not self._in_all_bands:
-                        there &= ~holds
-                    elif band.resampled:
-                        # Resampling leaves the value out; where this band alone has it, it is data.
-                        raw = np.where(holds, near, raw)
-                        there |= holds & (band.nearest.read_masks(band.index, window=window) > 0)
+            raw, there = band.numbers(window)
+            if self.nodata is not None:
+                near = band.unmixed(window) if band.resampled else raw
+                holds = near == self.nodata
+                held &= holds
+                if not self._opened.in_all_bands:
+                    there &= ~holds
+                elif band.resampled:
+                    # Resampling leaves the value out; where this band alone has it, it is data.
+                    raw = np.where(holds, near, raw)
+                    there |= holds & band.unmixed_there(window)
             with np.errstate(over="ignore"):  # a fill of float64 becomes infinite, so invalid
                 layer[:] = raw
             valid &= there & np.isfinite(layer)
             if (band.scale, band.offset) != (1.0, 0.0):
                 layer *= band.scale
                 layer += band.offset
-        if self._in_all_bands:
+        if self._opened.in_all_bands:
             valid &= ~(self._filled(row, col, height, width) if self._reach else held)
+        if self._mask is not None:
+            valid &= ~self._mask.rule.missing(self._mask.band.unmixed(window))
         return values, valid
 
     def _filled(self, row: int, col: int, height: int, width: int) -> NDArray[np.bool_]:
@@ -220,64 +216,41 @@ class RasterScene:
         """
         reach = self._reach
         top, left = max(0, row - reach), max(0, col - reach)
-        bottom = min(self.height, row + height + reach)
-        right = min(self.width, col + width + reach)
+        bottom = min(self._whole.height, row + height + reach)
+        right = min(self._whole.width, col + width + reach)
         window = Window(left, top, right - left, bottom - top)
         everywhere = np.ones((bottom - top, right - left), dtype=bool)
         somewhere = np.zeros_like(everywhere)
         for band in self._bands:
-            with reading(band.dataset.name):
-                holds = band.nearest.read(band.index, window=window) == self._nodata
+            holds = band.unmixed(window) == self.nodata
             everywhere &= holds
             somewhere |= holds
         filled = everywhere | (_grown(everywhere, reach) & somewhere)
         return filled[row - top : row - top + height, col - left : col - left + width]
 
-    def xy(self, col: NDArray[np.float64], row: NDArray[np.float64]) -> tuple[Any, Any]:
-        """Turn pixel coordinates (column, row; 0, 0 is the first corner) into lon, lat degrees.
 
-        Raises SourceError where a point has no longitude and latitude.
-        """
-        t = self.transform
-        lon, lat = self.to_lonlat.transform(
-            t.c + col * t.a + row * t.b, t.f + col * t.d + row * t.e
-        )
-        if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
-            raise SourceError(
-                f"Parts of the scene have no longitude and latitude in {self.crs.name}: its "
-                "georeference is wrong. Check it with 'gdalinfo'."
-            )
-        return (np.asarray(lon) + 180.0) % 360.0 - 180.0, np.asarray(lat)
+def paired(bands: Sequence[str], names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return the order in which bands pair with a collection's ``names``, and notes on it.
 
-    def outline(self, points: int = 16) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the scene's edge as lon, lat ``(4 * points,)``, going round once."""
-        side = np.arange(points) / points
-        zero, one = np.zeros(points), np.ones(points)
-        col = np.concatenate([side, one, 1 - side, zero]) * self.width
-        row = np.concatenate([zero, side, one, 1 - side]) * self.height
-        return self.xy(col, row)
-
-    def _pixel_metres(self) -> tuple[float, float]:
-        col = np.array([0.0, 0.5, 0.0]) + self.width / 2
-        row = np.array([0.0, 0.0, 0.5]) + self.height / 2
-        lon, lat = self.xy(col, row)
-        geod = pyproj.Geod(ellps="WGS84")
-        _, _, metres = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[[2, 1]], lat[[2, 1]])
-        return float(metres[0] * 2), float(metres[1] * 2)
+    Raises BandError if their number differs, or if only some of the names agree.
+    """
+    if set(bands) == set(names):
+        return [bands.index(name) for name in names], []
+    if len(bands) == len(names) and not set(bands) & set(names):
+        pairs = ", ".join(f"{a} as {b}" for a, b in zip(bands, names, strict=True))
+        note = f"No band's name is known, so they are taken in order: {pairs}."
+        return list(range(len(bands))), [note]
+    raise BandError(
+        f"The collection was made from the bands {', '.join(names)}; given: {', '.join(bands)}. "
+        "Give the same bands, under the same names or, all named otherwise, in the same order."
+    )
 
 
-def _corner_value(datasets: Sequence[Any], grid: Any) -> float | None:
-    """Look for an undeclared nodata value in decimated bands, before any is resampled."""
-    step = max(1, max(grid.height, grid.width) // 1024)
-    shape = len(range(0, grid.height, step)), len(range(0, grid.width, step))
-    layers = []
-    for dataset in datasets:
-        with reading(dataset.name):
-            layers += [
-                dataset.read(index, out_shape=shape, resampling=Resampling.nearest)
-                for index in data_indexes(dataset)
-            ]
-    return detect_corner_value(np.stack(layers), grid.dtypes[0])
+def _resampled(own: TargetGrid, grid: TargetGrid) -> str:
+    return (
+        f"The scene was resampled from pixels of {own.pixel_m[1]:.4g} x {own.pixel_m[0]:.4g} m to "
+        f"{grid.pixel_m[1]:.4g} x {grid.pixel_m[0]:.4g} m."
+    )
 
 
 def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:

@@ -48,6 +48,10 @@ class Scene:
     """How the files' numbers became values: scale and offset per band, nodata. None: unknown."""
     grid: Mapping[str, Any] | None = None
     """The regular grid of chips: crs, transform, rows, cols, chip_px, stride_px. None: unknown."""
+    missing: int = 0
+    """Chips that could not be read; neither embedded nor absent."""
+    failed: tuple[int, ...] = ()
+    """Numbers of the batches that could not be read."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -59,6 +63,7 @@ class Scene:
                 "bbox": tuple(data["bbox"]),
                 "parts": tuple(Part(**part) for part in data["parts"]),
                 "notes": tuple(data["notes"]),
+                "failed": tuple(data.get("failed", ())),
             }
         )
 

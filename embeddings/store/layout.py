@@ -5,6 +5,8 @@ STORE/.lock                                held by the one writer
 STORE/NAME/collection.json                 STAC Collection with the spec and the scenes
 STORE/NAME/encoder.safetensors, .json      what a query image needs to be embedded later
 STORE/NAME/parts/SCENE-00000.parquet       the embeddings
+STORE/NAME/coverage/SCENE-00000.parquet    the chips left out of that part for lack of data
+STORE/NAME/dense/SCENE-4/, SCENE-4.parquet a vector for every four pixels: tiles and their index
 STORE/NAME/.staging/SCENE/00000.arrow      finished batches of an unfinished part
 """
 
@@ -29,6 +31,8 @@ LOCK_FILE = ".lock"
 COLLECTION_FILE = "collection.json"
 ENCODER_STEM = "encoder"
 PARTS_FOLDER = "parts"
+COVERAGE_FOLDER = "coverage"
+DENSE_FOLDER = "dense"
 STAGING_FOLDER = ".staging"
 REPLACING = ".replacing-"
 DELETED = ".deleted-"
@@ -75,6 +79,11 @@ def replacing_folder(store: Path, collection: str) -> Path:
 def part_file(scene: str, part: int) -> str:
     """Return the path of a part relative to its collection, with forward slashes."""
     return f"{PARTS_FOLDER}/{scene}-{part:05d}.parquet"
+
+
+def coverage_file(scene: str, part: int) -> str:
+    """Return the path of a part's absent chips relative to its collection."""
+    return f"{COVERAGE_FOLDER}/{scene}-{part:05d}.parquet"
 
 
 def staged_file(collection: Path, scene: str, batch: int) -> Path:

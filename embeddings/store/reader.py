@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embeddings import codec
 from embeddings.errors import ItemNotFoundError, StoreFormatError
 from embeddings.store.collection import Collection
-from embeddings.store.schema import ITEM_COLUMNS, embedding_matrix
+from embeddings.store.schema import embedding_matrix, item_columns
 from embeddings.types import Bounds, LonLat, TimeRange
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -28,7 +28,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
 }
-_ITEMS = ", ".join(ITEM_COLUMNS)
+
+_FILE = "terrakin_file"
+"""What DuckDB calls the file of a row; no attribute is called so."""
 
 # A Parquet file of another kind lacks the columns, which DuckDB finds when it binds them.
 _UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException)
@@ -45,6 +47,8 @@ class Reader:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self._files = [path.as_posix() for path in collection.part_paths]
+        self._columns = item_columns(collection.spec)
+        self._items = ", ".join(map(_quoted, self._columns))
         self._database = duckdb.connect(":memory:", config=_CONFIG)
         self._database.execute("SET GLOBAL TimeZone = 'UTC'")
         # Geometry stays WKB.
@@ -63,7 +67,8 @@ class Reader:
         """
         where, values = _conditions(bounds, time)
         query = (
-            f"SELECT {_ITEMS} FROM read_parquet($files) WHERE {where} LIMIT $limit OFFSET $offset"
+            f"SELECT {self._items} FROM read_parquet($files) WHERE {where} "
+            "LIMIT $limit OFFSET $offset"
         )
         return self._table(query, {**values, "limit": limit, "offset": offset})
 
@@ -77,7 +82,7 @@ class Reader:
 
     def item(self, item_id: str) -> pa.Table:
         """Return one row. Raises ItemNotFoundError."""
-        query = f"SELECT {_ITEMS} FROM read_parquet($files) WHERE id = $id LIMIT 1"
+        query = f"SELECT {self._items} FROM read_parquet($files) WHERE id = $id LIMIT 1"
         table = self._table(query, {"id": item_id})
         if not table.num_rows:
             raise ItemNotFoundError(
@@ -90,8 +95,8 @@ class Reader:
         """Return the rows whose box contains the place, with their row number ``position``."""
         lon, lat = place.lonlat()
         where, values = _conditions(Bounds(lon, lat, lon, lat), None)
-        source = "read_parquet($files, filename = true, file_row_number = true)"
-        query = f"SELECT {_ITEMS}, filename, file_row_number FROM {source} WHERE {where}"
+        source = f"read_parquet($files, filename = '{_FILE}', file_row_number = true)"
+        query = f"SELECT {self._items}, {_FILE}, file_row_number FROM {source} WHERE {where}"
         table = self._table(query, values)
         if not table.num_rows:
             return table
@@ -99,10 +104,10 @@ class Reader:
         position = [
             first[file] + row
             for file, row in zip(
-                table["filename"].to_pylist(), table["file_row_number"].to_pylist(), strict=True
+                table[_FILE].to_pylist(), table["file_row_number"].to_pylist(), strict=True
             )
         ]
-        return table.drop_columns(["filename", "file_row_number"]).append_column(
+        return table.drop_columns([_FILE, "file_row_number"]).append_column(
             "position", pa.array(position, pa.int64())
         )
 
@@ -117,7 +122,7 @@ class Reader:
             here = np.flatnonzero((wanted >= first) & (wanted < last))
             if len(here):
                 with _reading(file):
-                    table = pq.read_table(file, columns=list(ITEM_COLUMNS), partitioning=None)
+                    table = pq.read_table(file, columns=list(self._columns), partitioning=None)
                 pieces.append(table.take(wanted[here] - first))
                 found.append(here)
         order = np.argsort(np.concatenate(found), kind="stable")
@@ -146,7 +151,7 @@ class Reader:
             return relation.to_arrow_table()
 
     def _empty(self) -> pa.Table:
-        return pa.table({name: pa.array([], pa.string()) for name in (*ITEM_COLUMNS, "position")})
+        return pa.table({name: pa.array([], pa.string()) for name in (*self._columns, "position")})
 
 
 @contextmanager
@@ -159,6 +164,11 @@ def _reading(what: str) -> Iterator[None]:
             f"'{what}' could not be read ({_first_line(error)}). It may have been changed while "
             "it was read: try again; then run 'terrakin verify'."
         ) from error
+
+
+def _quoted(column: str) -> str:
+    """Return the name of a column as SQL writes it."""
+    return '"' + column.replace('"', '""') + '"'
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,14 +21,40 @@ from embeddings.errors import StoreFormatError
 from embeddings.spec import EmbeddingSpec
 
 ITEM_COLUMNS = ("id", "grid_cell", "datetime", "lon", "lat", "bbox", "geometry")
-"""Every column but the embedding, in file order."""
+"""The columns that every collection has, but for the embedding, in file order."""
+
+RESERVED_COLUMNS = frozenset(
+    {*ITEM_COLUMNS, "embedding", "order", "position", "file_row_number", "terrakin_file"}
+    | {"query", "rank", "similarity", "fid", "geom"}
+)
+"""Names that no attribute may have: columns of a part, of a result, of a GeoPackage."""
 
 ROW_GROUP_BYTES = 64 * 2**20
 PART_BYTES = 256 * 2**20
 
+ATTRIBUTE_TYPES: dict[str, pa.DataType] = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+"""Arrow types of the attributes, by their names in a spec."""
+
 _ARROW_DTYPE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
-_BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 _ITEM_BYTES = 250  # id, cell, time, centre, box and footprint of one row, before compression
+_ATTRIBUTE_BYTES = 16
+
+
+def item_columns(spec: EmbeddingSpec) -> tuple[str, ...]:
+    """Return every column of a part but the embedding, in file order."""
+    return (*ITEM_COLUMNS, *(name for name, _ in spec.attributes))
+
+
+def attribute_fields(spec: EmbeddingSpec) -> list[pa.Field]:
+    """Return the columns that this collection has beside those that all have."""
+    return [pa.field(name, ATTRIBUTE_TYPES[kind]) for name, kind in spec.attributes]
 
 
 def arrow_schema(spec: EmbeddingSpec) -> pa.Schema:
@@ -40,8 +66,9 @@ def arrow_schema(spec: EmbeddingSpec) -> pa.Schema:
             pa.field("datetime", pa.timestamp("us", tz="UTC")),
             pa.field("lon", pa.float64(), nullable=False),
             pa.field("lat", pa.float64(), nullable=False),
-            pa.field("bbox", _BBOX, nullable=False),
+            pa.field("bbox", BBOX, nullable=False),
             pa.field("geometry", pa.binary(), nullable=False),
+            *attribute_fields(spec),
             pa.field("embedding", pa.list_(_ARROW_DTYPE[spec.dtype], spec.dim), nullable=False),
         ]
     )
@@ -64,7 +91,8 @@ def embedding_matrix(column: pa.ChunkedArray) -> NDArray[Any]:
 
 def row_bytes(spec: EmbeddingSpec) -> int:
     """Estimate the bytes of one row before compression."""
-    return _ITEM_BYTES + spec.dim * int(_ARROW_DTYPE[spec.dtype].bit_width) // 8
+    item = _ITEM_BYTES + _ATTRIBUTE_BYTES * len(spec.attributes)
+    return item + spec.dim * int(_ARROW_DTYPE[spec.dtype].bit_width) // 8
 
 
 def rows_per_part(spec: EmbeddingSpec) -> int:
@@ -78,12 +106,13 @@ def write_part(path: Path, table: pa.Table, spec: EmbeddingSpec) -> None:
     float16 is written plain: DuckDB 2.0 does not read BYTE_STREAM_SPLIT on two-byte values.
     """
     split = ["embedding.list.element"] if spec.dtype == "float32" else []
+    texts = [name for name, kind in spec.attributes if kind == "string"]
     pq.write_table(
         table.cast(arrow_schema(spec)).replace_schema_metadata(_footer(table, spec)),
         path,
         compression="zstd",
         compression_level=3,
-        use_dictionary=["grid_cell", "datetime"],
+        use_dictionary=["grid_cell", "datetime", *texts],
         use_byte_stream_split=split,
         row_group_size=max(1024, ROW_GROUP_BYTES // row_bytes(spec)),
         write_page_index=True,
@@ -97,6 +126,7 @@ def write_part(path: Path, table: pa.Table, spec: EmbeddingSpec) -> None:
             "bbox.ymin",
             "bbox.xmax",
             "bbox.ymax",
+            *(name for name, _ in spec.attributes),
         ],
         store_schema=True,
         write_page_checksum=True,

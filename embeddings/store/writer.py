@@ -6,8 +6,9 @@ See docs/decisions/0001-staged-batches.md for why batches are staged.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,14 @@ from embeddings.atomic import atomic_path, sweep, writing_to
 from embeddings.errors import StoreError, StoreFormatError
 from embeddings.spec import EmbeddingSpec
 from embeddings.store.collection import Collection, Part, Scene
-from embeddings.store.layout import STAGING_FOLDER, part_file, staged_file
+from embeddings.store.coverage import write_coverage
+from embeddings.store.layout import (
+    DENSE_FOLDER,
+    STAGING_FOLDER,
+    coverage_file,
+    part_file,
+    staged_file,
+)
 from embeddings.store.schema import arrow_schema, write_part
 
 ORDER_COLUMN = "order"
@@ -54,9 +62,19 @@ class CollectionWriter:
             raise
         return cls(collection)
 
+    def take_back(self) -> None:
+        """Remove a collection that was begun and got no scene."""
+        shutil.rmtree(self.collection.path, ignore_errors=True)
+
     def begin_scene(self, scene: Scene) -> None:
-        """Record a new scene, or go on with one begun before (same id and fingerprint)."""
+        """Record a new scene, or go on with one begun before (same id and fingerprint).
+
+        One begun with another fingerprint is dropped first.
+        """
         known = self.collection.scene(scene.id)
+        if known is not None and known.fingerprint != scene.fingerprint:
+            self.drop_scene(scene.id)
+            known = None
         if known is None:
             self._forget_staging(scene.id)
             self._record(scene)
@@ -76,6 +94,10 @@ class CollectionWriter:
         """Whether the batch was finished in this or an earlier run."""
         return staged_file(self.collection.path, scene_id, batch).exists()
 
+    def staged_rows(self, scene_id: str, batch: int) -> int:
+        """Return how many rows a finished batch has. Raises StoreFormatError."""
+        return int(_read_staged(staged_file(self.collection.path, scene_id, batch)).num_rows)
+
     def stage(self, scene_id: str, batch: int, rows: pa.Table) -> None:
         """Keep a finished batch. ``rows`` has the columns of a part and ``order`` (uint64)."""
         with (
@@ -85,20 +107,60 @@ class CollectionWriter:
         ):
             writer.write_table(rows)
 
-    def publish(self, scene_id: str, part: int, batches: Sequence[int], planned: int) -> Part:
+    def publish(
+        self, scene_id: str, part: int, batches: Sequence[int], planned: int, missing: int = 0
+    ) -> Part:
         """Write the part of the staged ``batches``, record it, and drop the batches.
 
-        ``planned`` is the number of chips of these batches; those without a row are absent.
+        ``planned`` is the number of the part's chips, of which ``missing`` could not be read: then
+        the staged batches are kept, for the part to be made again. Others without a row are
+        absent.
         """
         folder = self.collection.path
         staged = [staged_file(folder, scene_id, batch) for batch in batches]
-        table = pa.concat_tables([_read_staged(path) for path in staged])
+        tables = [_read_staged(path) for path in staged]
+        write_coverage(folder / coverage_file(scene_id, part), tables)
+        schema = self._staged_schema()
+        table = pa.concat_tables(
+            [schema.empty_table(), *(table.replace_schema_metadata(None) for table in tables)]
+        )
         table = table.sort_by(ORDER_COLUMN).drop_columns(ORDER_COLUMN)
         published = self.write_part(scene_id, part, table)
-        self.record_part(scene_id, published, planned)
-        for staged_path in staged:
-            staged_path.unlink()
+        self.record_part(scene_id, published, planned, missing)
+        if not missing:
+            for staged_path in staged:
+                staged_path.unlink()
         return published
+
+    def _staged_schema(self) -> pa.Schema:
+        schema = arrow_schema(self.collection.spec)
+        return schema.append(pa.field(ORDER_COLUMN, pa.uint64(), nullable=False))
+
+    def fail(self, scene_id: str, batch: int) -> None:
+        """Record that a batch could not be read."""
+        scene = self.scene(scene_id)
+        self._record(replace(scene, failed=tuple(sorted({*scene.failed, batch}))))
+
+    def forget_failures(self, scene_id: str, batches: set[int]) -> None:
+        """Take back that batches failed whose part is not published: they are tried again."""
+        scene = self.scene(scene_id)
+        failed = tuple(number for number in scene.failed if number not in batches)
+        self._record(replace(scene, failed=failed))
+
+    def reopen(self, scene_id: str, part: int, planned: int, failed: Mapping[int, int]) -> None:
+        """Take a part whose batches ``failed`` (number: chips) back, for it to be made again."""
+        scene = self.scene(scene_id)
+        file, missing = part_file(scene_id, part), sum(failed.values())
+        rows = sum(known.rows for known in scene.parts if known.file == file)
+        self._record(
+            replace(
+                scene,
+                parts=tuple(known for known in scene.parts if known.file != file),
+                failed=tuple(number for number in scene.failed if number not in failed),
+                missing=scene.missing - missing,
+                absent=scene.absent - (planned - missing - rows),
+            )
+        )
 
     def write_part(self, scene_id: str, part: int, table: pa.Table) -> Part:
         """Write one part and describe it. May run in several threads, for different parts."""
@@ -109,16 +171,21 @@ class CollectionWriter:
         content = target.read_bytes()
         return Part(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
 
-    def record_part(self, scene_id: str, part: Part, planned: int) -> None:
+    def record_part(self, scene_id: str, part: Part, planned: int, missing: int = 0) -> None:
         """Make a written part belong to the collection; ``planned`` rows were looked for."""
         scene = self.scene(scene_id)
-        absent = scene.absent + planned - part.rows
-        self._record(replace(scene, parts=(*scene.parts, part), absent=absent))
+        parts = sorted((*scene.parts, part), key=lambda known: known.file)
+        absent = scene.absent + planned - missing - part.rows
+        self._record(
+            replace(scene, parts=tuple(parts), absent=absent, missing=scene.missing + missing)
+        )
 
     def finish_scene(self, scene_id: str) -> Scene:
-        """Mark the scene complete and drop its staging."""
-        self._record(replace(self.scene(scene_id), complete=True))
-        self._forget_staging(scene_id)
+        """Mark the scene complete and drop its staging, unless something could not be read."""
+        scene = self.scene(scene_id)
+        if not scene.failed:
+            self._record(replace(scene, complete=True))
+            self._forget_staging(scene_id)
         return self.scene(scene_id)
 
     def drop_scene(self, scene_id: str) -> None:
@@ -128,6 +195,9 @@ class CollectionWriter:
         self.collection.save()
         for part in dropped.parts:
             (self.collection.path / part.file).unlink(missing_ok=True)
+        for number in range(len(dropped.parts)):
+            (self.collection.path / coverage_file(scene_id, number)).unlink(missing_ok=True)
+        _drop_dense(self.collection.path / DENSE_FOLDER, scene_id)
         self._forget_staging(scene_id)
 
     def _record(self, scene: Scene) -> None:
@@ -140,6 +210,14 @@ class CollectionWriter:
             shutil.rmtree(folder / scene_id, ignore_errors=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _drop_dense(folder: Path, scene_id: str) -> None:
+    """Remove the dense vectors of a scene: SCENE-STRIDE/ and SCENE-STRIDE.parquet."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if re.fullmatch(rf"{re.escape(scene_id)}-\d+(\.parquet)?", path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def batch_table(columns: dict[str, Any], spec: EmbeddingSpec) -> pa.Table:

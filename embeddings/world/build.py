@@ -23,7 +23,7 @@ from embeddings import codec
 from embeddings.errors import CollectionExistsError, TerrakinError
 from embeddings.grid import MajorTomGrid
 from embeddings.land import cells_with_land
-from embeddings.sources.chips import polygons
+from embeddings.sources.footprints import polygons
 from embeddings.spec import EmbeddingSpec
 from embeddings.store import Collection, Scene, Store
 from embeddings.store.schema import embedding_array

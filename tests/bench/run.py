@@ -15,6 +15,8 @@ import embed_speed
 import location_quality
 import location_speed
 import quality
+import rcf_quality
+import rcf_speed
 import search_speed
 import world_quality
 
@@ -32,7 +34,9 @@ def main() -> int:
         },
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "search": search_speed.run(),
-        "embed": embed_speed.run(),
+        "embed": embed_speed.run(DATA),
+        "rcf": rcf_speed.run(),
+        "rcf_probes": rcf_quality.run(DATA),
         "locations": location_speed.run(),
         "quality": quality.run(DATA),
         "world": world_quality.run(DATA),

@@ -231,7 +231,7 @@ def test_the_demo_takes_bands_of_several_resolutions(
         ((), "Usage:"),
         (("fly",), "No such command"),
         (("embed",), "Usage:"),
-        (("embed", "raster", "--store", "s", "--collection", "c"), "Missing argument 'FILES...'"),
+        (("embed", "raster", "--store", "s", "--collection", "c"), "Missing argument 'SCENE...'"),
         (("embed", "raster", "a.tif", "--collection", "c"), "Missing option '--store'"),
         (("embed", "raster", "a.tif", "--store", "s"), "Missing option '--collection'"),
         (("search", "--store", "s", "--collection", "c"), "Missing option '--at'"),

@@ -30,8 +30,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, land: Any, write_raster: Any
     write_raster(folder / "good.tif", holed, nodata=0)
     write_raster(folder / "nowhere.tif", values, crs=None)
     write_raster(folder / "empty.tif", np.zeros_like(values), nodata=0)
-    write_raster(folder / "far.tif", values, origin=(700_000, 5_200_000))
-    write_raster(folder / "other_crs.tif", values, crs="EPSG:32634")
+    write_raster(folder / "band.tif", values[:1])
+    write_raster(folder / "far.tif", values[:1], origin=(700_000, 5_200_000))
+    write_raster(folder / "other_crs.tif", values[:1], crs="EPSG:32634")
     write_raster(folder / "two_bands.tif", values[:2], origin=(510_000, 5_200_000))
     write_raster(folder / "tiny.tif", values[:, :5, :5])
     (folder / "text.tif").write_text("not a raster")
@@ -65,10 +66,15 @@ def one_line(done: subprocess.CompletedProcess[str], message: str) -> None:
         (["picture.png"], [], "is not a raster that GDAL can read"),
         (["nowhere.tif"], [], "has no CRS"),
         (["empty.tif"], [], "has data in all its pixels"),
-        (["good.tif", "far.tif"], [], "do not share a place"),
-        (["good.tif", "other_crs.tif"], [], "share one CRS"),
+        (["band.tif", "far.tif"], [], "do not share a place"),
+        (["band.tif", "other_crs.tif"], [], "share one CRS"),
         (["two_bands.tif"], ["--collection", "land"], "made from the bands B1, B2, B3; given"),
         (["tiny.tif"], [], "A chip of 8 is 8 x 8 pixels, but the scene has only 5 x 5"),
+        (["good.tif"], ["--bands", "B9"], "The scene has no band B9; it has B1, B2, B3"),
+        (["good.tif"], ["--mask", "SCL"], "SCL"),
+        (["good.tif"], ["--min-valid", "0"], "--min-valid is 0; give a share above 0"),
+        (["good.tif"], ["--bbox", "10,10,11,11"], "does not meet"),
+        (["good.tif"], ["--chip", "majortom:5"], "cannot be cut from Major TOM's images"),
         (["good.tif"], ["--chip", "0"], "less than one pixel"),
         (["good.tif"], ["--chip", "ten"], "is not a size"),
         (["good.tif"], ["--nodata", "black"], "is not a number"),

@@ -107,7 +107,7 @@ def test_every_setting_is_documented_and_exists() -> None:
 def test_every_field_is_documented(model: type[BaseModel], heading: str) -> None:
     section = re.search(rf"^##+ {heading}$(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert section is not None
-    quoted = set(re.findall(r'"([A-Za-z_]+)"', section[1])) | set(
-        re.findall(r"`([A-Za-z_]+)`", section[1])
+    quoted = set(re.findall(r'"([A-Za-z0-9_]+)"', section[1])) | set(
+        re.findall(r"`([A-Za-z0-9_]+)`", section[1])
     )
     assert set(model.model_fields) <= quoted

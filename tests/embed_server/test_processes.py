@@ -15,7 +15,7 @@ from embed_server.job import JobContext
 from embed_server.processes import find_process
 from embeddings.errors import CancelledError
 from embeddings.pipeline import RasterJob
-from embeddings.raster_job import EmbedReport
+from embeddings.report import EmbedReport
 
 Call = Callable[..., requests.Response]
 EXECUTION = "/processes/embed-raster/execution"
@@ -58,7 +58,7 @@ def test_the_inputs_are_those_of_the_job(call: Call) -> None:
 def test_what_is_not_given_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the collection's own values, or the job's defaults, hold: none stands twice."""
     jobs: list[RasterJob] = []
-    report = EmbedReport("a", "s", 0, 0, 0, 0, ())
+    report = EmbedReport("a", ())
 
     def embed(job: RasterJob, **_: object) -> EmbedReport:
         jobs.append(job)
@@ -108,8 +108,10 @@ def test_an_embedding_job_makes_a_collection_that_can_be_searched(
     assert outputs == {"report": {"value": report}}
     assert set(outputs) == set(call("GET", "/processes/embed-raster").json()["outputs"])
     assert set(report) == {
-        "collection", "scene", "planned", "embedded", "absent", "resumed", "notes"
+        "collection", "planned", "embedded", "absent", "missing", "resumed", "dense", "notes",
+        "failures", "scenes",
     }  # fmt: skip
+    assert [scene["scene"] for scene in report["scenes"]] == ["scene0"]
     assert report["planned"] == 256 == report["embedded"] + report["absent"]
     assert seen[-1]["status"] == "successful"
     assert seen[-1]["progress"] == 100
@@ -162,7 +164,9 @@ def test_an_embedding_is_dismissed_while_it_runs(client: Client, scene: list[str
         ({"files": "/a.tif", "collection": "a"}, "inputs.files"),
         ({"files": [5], "collection": "a"}, "inputs.files.0"),
         ({"files": ["a.tif"], "collection": "a"}, "absolute"),
-        ({"files": ["https://a.org/a.tif"], "collection": "a"}, "no URLs"),
+        ({"files": ["/a.tif"], "collection": "a", "weights": "w.pth"}, "inputs.weights: 'w.pth'"),
+        ({"files": ["/a.tif"], "collection": "a", "bbox": [1.0, 2.0]}, "inputs.bbox"),
+        ({"files": ["/a.tif"], "collection": "a", "workers": 0}, "inputs.workers"),
         ({"files": ["/a.tif"], "collection": "a", "chips": "32"}, "inputs.chips"),
         ({"files": ["/a.tif"], "collection": "a", "dtype": "float64"}, "float64"),
         ({"files": ["/a.tif"], "collection": "a", "replace": "yes"}, "inputs.replace"),

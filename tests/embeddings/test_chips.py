@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from embeddings.errors import InputError
 from embeddings.sources import chips as chips_module
-from embeddings.sources.chips import BATCH_BYTES, BATCH_CHIPS, ChipGrid, chip_layout, polygons
+from embeddings.sources.chips import BATCH_BYTES, BATCH_CHIPS, ChipGrid, chip_layout
+from embeddings.sources.footprints import polygons
 from embeddings.sources.raster import RasterScene
+from embeddings.sources.reading import Reading
 from embeddings.spec import ChipLayout
 
 Write = Callable[..., Path]
@@ -27,7 +29,7 @@ def grid_of(
     height: int, width: int, chip: tuple[int, int], stride: tuple[int, int], bands: int = 1
 ) -> ChipGrid:
     """A grid over a scene of which only the shape is known."""
-    scene: Any = SimpleNamespace(height=height, width=width, bands=("b",) * bands)
+    scene: Any = SimpleNamespace(height=height, width=width, bands=("b",) * bands, first_px=(0, 0))
     return ChipGrid(scene, ChipLayout("", "", chip, stride))
 
 
@@ -118,13 +120,13 @@ def test_chips_hold_their_pixels_whatever_the_batches(
     values = np.arange(2 * 50 * 67, dtype=np.uint16).reshape(2, 50, 67) + 1
     values[:, 24, 28] = 0
     file = write_raster(tmp_path / "a.tif", values)
-    with RasterScene.open([str(file)], nodata=0.0) as scene:
+    with RasterScene.open([str(file)], Reading(nodata=0.0)) as scene:
         grid = ChipGrid(scene, ChipLayout("", "", (8, 6), stride))
         assert len(grid.batches()) > 2
         found = {}
         for batch in grid.batches():
-            pixels, place = grid.read(batch)
-            found |= {(int(r), int(c)): chip for (r, c), chip in zip(place, pixels, strict=True)}
+            read = grid.read(batch)
+            found |= dict(zip(map(tuple, read.place.tolist()), read.pixels, strict=True))
     for row in range(grid.rows):
         for col in range(grid.cols):
             top, left = row * stride[0], col * stride[1]
@@ -134,6 +136,88 @@ def test_chips_hold_their_pixels_whatever_the_batches(
             else:
                 assert (found[row, col] == expected).all()
     assert grid.chips - 4 <= len(found) < grid.chips
+
+
+@pytest.mark.parametrize("min_valid", [1e-9, 0.3, 0.75, 1.0])
+def test_chips_with_too_little_data_are_absent_and_holes_hold_the_mean(
+    tmp_path: Path, write_raster: Write, min_valid: float
+) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.integers(1, 3000, (2, 40, 48)).astype(np.float32)
+    hidden = rng.random((40, 48)) < np.linspace(0, 1.2, 48)
+    values[1, hidden] = np.nan
+    file = write_raster(tmp_path / "a.tif", values)
+    with RasterScene.open([str(file)]) as scene:
+        grid = ChipGrid(scene, ChipLayout("", "", (8, 8), (5, 7)))
+        read = grid.read(grid.batches()[0], min_valid)
+    kept, absent = read.place.tolist(), read.absent_place.tolist()
+    for row in range(grid.rows):
+        for col in range(grid.cols):
+            window = np.s_[row * 5 : row * 5 + 8, col * 7 : col * 7 + 8]
+            there = ~hidden[window]
+            if there.mean() < min_valid or not there.any():
+                assert read.absent_share[absent.index([row, col])] == np.float32(there.mean())
+                continue
+            i = kept.index([row, col])
+            assert read.share[i] == np.float32(there.mean())
+            for band, chip in zip(values, read.pixels[i], strict=True):
+                assert (chip[there] == band[window][there]).all()
+                mean = band[window][there].mean(dtype=np.float64)
+                assert chip[~there] == pytest.approx(np.full((~there).sum(), mean), rel=1e-6)
+    assert len(kept) + len(absent) == grid.chips
+    assert read.pixels.dtype == read.share.dtype == read.absent_share.dtype == np.float32
+    assert read.place.dtype == read.absent_place.dtype == np.int64
+
+
+@pytest.mark.parametrize("min_valid", [0.0, -0.1, 1.01, float("nan")])
+def test_a_share_is_above_0_and_at_most_1(
+    tmp_path: Path, write_raster: Write, min_valid: float
+) -> None:
+    with RasterScene.open(
+        [str(write_raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.uint8)))]
+    ) as scene:
+        grid = ChipGrid(scene, chip_layout(scene, "8", None))
+        with pytest.raises(InputError, match="more than 0 and at most 1"):
+            grid.read(grid.batches()[0], min_valid)
+
+
+def test_chips_of_a_part_are_those_of_the_whole_scene(tmp_path: Path, write_raster: Write) -> None:
+    values = np.arange(80 * 90, dtype=np.uint16).reshape(1, 80, 90) + 1
+    file = str(write_raster(tmp_path / "a.tif", values))
+    with RasterScene.open([file]) as scene:
+        whole = ChipGrid(scene, chip_layout(scene, "8", "6"))
+        all_chips = whole.read(whole.batches()[0])
+        box = scene.grid.part(20, 31, 30, 40).bounds
+        firsts = {int(chip[0, 0, 0]): i for i, chip in enumerate(all_chips.pixels)}
+    with RasterScene.open([file], Reading(bbox=box)) as scene:
+        part = ChipGrid(scene, chip_layout(scene, "8", "6"))
+        chips = part.read(part.batches()[0])
+        assert len(chips.place) >= 4 * 5
+        same = [firsts[int(chip[0, 0, 0])] for chip in chips.pixels]
+        assert (all_chips.pixels[same] == chips.pixels).all()
+        for mine, theirs in (
+            (part.centres(chips.place), whole.centres(all_chips.place[same])),
+            (part.footprints(chips.place)[1], whole.footprints(all_chips.place[same])[1]),
+        ):
+            assert np.allclose(mine, theirs, atol=1e-10)
+        a, b, x, *_ = part.to_json()["transform"]
+        assert (a, b) == (10, 0)
+        assert x > 500_000
+        assert (x - 500_000) % 60 == 0
+    with RasterScene.open([file], Reading(bbox=box)) as scene:
+        # Where no chip of the whole scene's grid fits, the part has a grid of its own.
+        assert ChipGrid(scene, chip_layout(scene, "28", "28")).start_px == (0, 0)
+
+
+def test_names_and_order_of_chips() -> None:
+    grid = grid_of(100, 60, (10, 10), (10, 10))
+    place = np.argwhere(np.ones((grid.rows, grid.cols)))
+    assert grid.names("s", place[[0, 7]]) == ["s_0_0", "s_1_1"]
+    order = grid.order(place)
+    assert order.dtype == np.uint64
+    assert len(set(order.tolist())) == 60
+    empty = np.empty((0, 2), np.int64)
+    assert (len(grid.order(empty)), grid.names("s", empty)) == (0, [])
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import pyproj
@@ -16,7 +18,7 @@ import shapely
 
 from embeddings import __version__
 from embeddings.errors import InputError, StoreNotWritableError
-from embeddings.export import items_geojson, result_geojson, write_places
+from embeddings.export import items_geojson, merged, result_geojson, write_places
 from embeddings.search import Searcher, SearchQuery
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
@@ -172,3 +174,108 @@ def test_items_over_the_antimeridian_are_multipolygons(
     ):
         assert (frame.geom_type == "MultiPolygon").sum() == 8
         assert frame.total_bounds.tolist() == pytest.approx([-180, -0.034, 180, 0.03])
+
+
+KINDS = [
+    ["class", "string"],
+    ["count", "int64"],
+    ["share", "float64"],
+    ["ok", "bool"],
+    ["seen", "timestamp"],
+]
+VALUES = [
+    {"class": "field", "count": 3, "share": 0.5, "ok": True, "seen": "2020-01-02T00:00:00Z"},
+    {"class": None, "count": None, "share": None, "ok": None, "seen": None},
+    {"class": "säe", "count": -(2**53), "share": -1.0, "ok": False, "seen": "2021-01-02T00:00:00Z"},
+]
+
+
+@pytest.fixture
+def attributed(answer: dict[str, Any]) -> dict[str, Any]:
+    """Three places with attributes, the second without values."""
+    features = [
+        {**feature, "properties": {**feature["properties"], **values}}
+        for feature, values in zip(answer["features"], VALUES, strict=False)
+    ]
+    return {**answer, "features": features, "spec": {**answer["spec"], "attributes": KINDS}}
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet"])
+def test_attributes_come_back_from_files(
+    tmp_path: Path, attributed: dict[str, Any], suffix: str
+) -> None:
+    path = tmp_path / f"places{suffix}"
+    write_places(attributed, path)
+    read = geopandas.read_parquet if suffix == ".parquet" else geopandas.read_file
+    frame = read(path)
+    assert frame["class"].isna().tolist() == [False, True, False]
+    assert frame["class"].dropna().tolist() == ["field", "säe"]
+    for name, kept in (("count", [3, -(2**53)]), ("share", [0.5, -1.0]), ("ok", [True, False])):
+        assert frame[name].isna().tolist() == [False, True, False], name
+        assert frame[name].dropna().tolist() == kept, name
+    years = frame["seen"].astype(str).str[:4].tolist()
+    assert (years[0], years[2]) == ("2020", "2021")
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_types_of_attributes_do_not_depend_on_the_rows(
+    tmp_path: Path, attributed: dict[str, Any], suffix: str
+) -> None:
+    write_places(attributed, tmp_path / f"some{suffix}")
+    write_places({**attributed, "features": []}, tmp_path / f"none{suffix}")
+    if suffix == ".gpkg":
+        some, none = (
+            pyogrio.read_info(tmp_path / f"{name}.gpkg", layer="places")
+            for name in ("some", "none")
+        )
+        assert dict(zip(some["fields"], some["dtypes"], strict=True)) == dict(
+            zip(none["fields"], none["dtypes"], strict=True)
+        )
+        kinds = dict(zip(some["fields"], some["dtypes"], strict=True))
+        assert (kinds["count"], kinds["ok"], kinds["share"]) == ("int64", "bool", "float64")
+    else:
+        schemas = [pq.read_schema(tmp_path / f"{name}.parquet") for name in ("some", "none")]
+        assert schemas[0].equals(schemas[1])
+
+
+def test_answers_of_collections_with_other_attributes_are_merged(
+    tmp_path: Path, answer: dict[str, Any], attributed: dict[str, Any]
+) -> None:
+    text = {**attributed, "spec": {"attributes": [["count", "string"]]}, "features": []}
+    both = merged({"plain": {**answer, "features": answer["features"][:2]}, "named": attributed})
+    write_places(both, tmp_path / "both.parquet")
+    frame = geopandas.read_parquet(tmp_path / "both.parquet")
+    assert frame["query"].tolist() == ["plain"] * 2 + ["named"] * 3
+    assert frame["class"].isna().tolist() == [True, True, False, True, False]
+    write_places(merged({"named": attributed, "text": text}), tmp_path / "text.parquet")
+    assert geopandas.read_parquet(tmp_path / "text.parquet")["count"].tolist()[0] == "3"
+
+
+def test_attributes_are_properties_that_json_can_hold() -> None:
+    square = shapely.to_wkb(shapely.box(0, 0, 1, 1))
+    table = pa.table(
+        {
+            "id": ["a"],
+            "grid_cell": ["0U_0R"],
+            "datetime": pa.array([None], pa.timestamp("us", tz="UTC")),
+            "lon": [0.5],
+            "lat": [0.5],
+            "bbox": [{"xmin": 0.0, "ymin": 0.0, "xmax": 1.0, "ymax": 1.0}],
+            "geometry": [square],
+            "share": [float("nan")],
+            "most": [float("inf")],
+            "seen": pa.array([datetime(2020, 1, 2, tzinfo=UTC)]),
+            "ok": [True],
+        }
+    )
+    (feature,) = items_geojson(table)
+    assert feature["properties"] == {
+        "lon": 0.5,
+        "lat": 0.5,
+        "datetime": None,
+        "grid_cell": "0U_0R",
+        "share": None,
+        "most": None,
+        "seen": "2020-01-02T00:00:00Z",
+        "ok": True,
+    }

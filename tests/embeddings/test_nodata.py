@@ -13,6 +13,7 @@ from embeddings.errors import InputError
 from embeddings.raster_job import nodata_rule
 from embeddings.sources.nodata import detect_corner_value
 from embeddings.sources.raster import RasterScene
+from embeddings.sources.reading import Reading
 
 Write = Callable[..., Path]
 Land = Callable[..., Any]
@@ -27,7 +28,7 @@ def cut_off(values: np.ndarray, fill: float) -> np.ndarray:
 
 
 def validity(*files: Path, **more: Any) -> tuple[np.ndarray, RasterScene]:
-    with RasterScene.open([str(file) for file in files], **more) as scene:
+    with RasterScene.open([str(file) for file in files], Reading(**more)) as scene:
         return scene.read(0, 0, scene.height, scene.width)[1], scene
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,13 @@ from embeddings.errors import StoreFormatError
 from embeddings.spec import EmbeddingSpec
 from embeddings.store import Collection
 from embeddings.store.reader import Reader
-from embeddings.store.schema import ITEM_COLUMNS, arrow_schema, read_footer_spec, write_part
+from embeddings.store.schema import (
+    ITEM_COLUMNS,
+    arrow_schema,
+    attribute_fields,
+    read_footer_spec,
+    write_part,
+)
 
 MakeSpec = Callable[..., EmbeddingSpec]
 
@@ -217,3 +225,73 @@ def test_a_damaged_part_is_an_error_in_words(
     for call in calls:
         with pytest.raises(StoreFormatError, match="terrakin verify"):
             call()
+
+
+ATTRIBUTES = (
+    ("class", "string"),
+    ('od"d.name', "int64"),
+    ("lat.x", "float64"),
+    ("filename", "string"),
+    ("ok", "bool"),
+    ("seen", "timestamp"),
+)
+
+
+def attributed(spec: EmbeddingSpec, count: int) -> pa.Table:
+    """Rows with attributes; every third value of each is missing."""
+    table = rows(replace(spec, attributes=()), count)
+    seen = datetime(2020, 1, 2, tzinfo=UTC)
+    values = (
+        [f"class {i % 2}" for i in range(count)],
+        list(range(count)),
+        [i / 2 for i in range(count)],
+        [f"{i}.png" for i in range(count)],
+        [i % 2 == 0 for i in range(count)],
+        [seen + timedelta(days=i) for i in range(count)],
+    )
+    for field, column in zip(attribute_fields(spec), values, strict=True):
+        gaps = [None if i % 3 == 2 else value for i, value in enumerate(column)]
+        table = table.append_column(field, pa.array(gaps, field.type))
+    return table.select(arrow_schema(spec).names)
+
+
+def test_attributes_are_columns_that_everyone_reads(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(attributes=ATTRIBUTES)
+    table, path = attributed(spec, 30), tmp_path / "part.parquet"
+    write_part(path, table, spec)
+    names = [name for name, _ in ATTRIBUTES]
+    assert pq.read_schema(path).names == [*ITEM_COLUMNS, *names, "embedding"]
+    assert pq.read_table(path).select(names).equals(table.select(names))
+    frame = geopandas.read_parquet(path)
+    assert frame["class"][:2].tolist() == ["class 0", "class 1"]
+    assert frame["class"].isna().sum() == 10
+    found = duckdb.sql(
+        f"SELECT count(*) FROM read_parquet('{path.as_posix()}') WHERE \"lat.x\" > 10"
+    ).fetchall()
+    assert found == [(6,)]
+    assert read_footer_spec(path) == spec
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert columns["class"].statistics.max == "class 1"
+    assert "RLE_DICTIONARY" in columns["class"].encodings
+
+
+def test_a_spec_without_attributes_is_as_ever(make_spec: MakeSpec) -> None:
+    data = make_spec().to_json()
+    assert data.pop("attributes") == ()
+    assert EmbeddingSpec.from_json(data) == make_spec()
+    some = make_spec(attributes=ATTRIBUTES)
+    assert EmbeddingSpec.from_json(json.loads(json.dumps(some.to_json()))) == some
+
+
+def test_specs_of_other_attributes_differ(make_spec: MakeSpec) -> None:
+    some = make_spec(attributes=(("a", "int64"), ("b", "string")))
+    assert some.differences(some) == []
+    other = make_spec(attributes=(("b", "bool"), ("c", "string")))
+    assert some.differences(other) == [
+        "attribute 'a' (collection: int64, asked: none)",
+        "attribute 'b' (collection: string, asked: bool)",
+        "attribute 'c' (collection: none, asked: string)",
+    ]
+    turned = make_spec(attributes=(("b", "string"), ("a", "int64")))
+    assert some.differences(turned) == ["order of the attributes"]

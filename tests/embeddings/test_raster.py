@@ -15,14 +15,15 @@ from rasterio.transform import from_origin
 
 from embeddings.errors import BandError, SourceError, SourceNotFoundError
 from embeddings.sources.chips import chip_layout
-from embeddings.sources.files import fingerprint
 from embeddings.sources.raster import RasterScene
+from embeddings.sources.reading import Reading
+from embeddings.sources.remote import fingerprint_of
 
 Write = Callable[..., Path]
 
 
 def opened(*files: Path, **more: Any) -> RasterScene:
-    return RasterScene.open([str(file) for file in files], **more)
+    return RasterScene.open([str(file) for file in files], Reading(**more))
 
 
 def read(scene: RasterScene) -> tuple[np.ndarray, np.ndarray]:
@@ -297,31 +298,14 @@ def test_a_damaged_file_is_an_error_in_words(tmp_path: Path, write_raster: Write
         read(scene)
 
 
-def test_the_fingerprint_tells_content_from_place(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.tif").write_bytes(bytes(range(256)) * 1000)
-    one, two = str(tmp_path / "a/x.tif"), str(tmp_path / "b/x.tif")
-    first = fingerprint([one], "")
-    assert first == fingerprint([two], "")
-    assert first != fingerprint([one], "nodata")
-    assert first != fingerprint([one, two], "")
-    changed = bytearray(Path(two).read_bytes())
-    changed[77_777] ^= 1
-    Path(two).write_bytes(changed)
-    assert first != fingerprint([two], "")
-    with pytest.raises(SourceNotFoundError):
-        fingerprint([str(tmp_path / "no.tif")], "")
-
-
 def test_files_beside_the_pixels_count_by_what_they_change(
     tmp_path: Path, write_raster: Write
 ) -> None:
     file = write_raster(tmp_path / "a.tif", flat())
 
-    def identity() -> tuple[str, str]:
+    def identity() -> tuple[list[str], str]:
         with opened(file) as scene:
-            return fingerprint(scene.files, ""), scene.reading_rule()
+            return [fingerprint_of(name) for name in scene.files], scene.reading_rule()
 
     first = identity()
     with rasterio.open(file) as dataset:
@@ -351,7 +335,7 @@ def test_files_that_may_not_be_read(
     with pytest.raises(SourceError, match="cannot be read"):
         opened(tmp_path / ("x" * 300))
     closed(file)
-    for work in (opened, lambda path: fingerprint([str(path)], "")):
+    for work in (opened, lambda path: fingerprint_of(str(path))):
         with pytest.raises(SourceError, match=r"cannot be read \(Permission denied"):
             work(file)
     closed(file.parent)

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 
 from embeddings.errors import ItemNotFoundError
-from embeddings.store import Collection
+from embeddings.store import Collection, Scene
 from embeddings.store.reader import Reader
+from embeddings.store.schema import ITEM_COLUMNS, embedding_array
+from embeddings.store.writer import CollectionWriter, batch_table
 from embeddings.types import Bounds, LonLat, TimeRange
 
 
@@ -184,3 +187,55 @@ def test_many_threads_share_a_reader(small: Collection) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(60)))
+
+
+@pytest.fixture
+def with_attributes(tmp_path: Path, make_spec: Callable[..., Any]) -> Collection:
+    """Two parts of three unit squares of a hundredth of a degree, with attributes."""
+    kinds = (("class", "string"), ('od"d.name', "int64"), ("lat.x", "float64"))
+    spec = make_spec(attributes=(*kinds, ("filename", "string")))
+    writer = CollectionWriter.begin(tmp_path / "named", spec, "CC0-1.0", lambda _: None)
+    for scene in ("a", "b"):
+        writer.begin_scene(Scene(scene, "", (), None, {}, (0, 0, 1, 1), 3, 0, False, (), ()))
+        west = np.arange(3) * 0.01 + (scene == "b")
+        squares = shapely.box(west, 0, west + 0.01, 0.01)
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        rows = batch_table(
+            {
+                "id": [f"{scene}{i}" for i in range(3)],
+                "grid_cell": [None] * 3,
+                "datetime": [None] * 3,
+                "lon": west + 0.005,
+                "lat": np.full(3, 0.005),
+                "bbox": [
+                    dict(zip(sides, box, strict=True)) for box in shapely.bounds(squares).tolist()
+                ],
+                "geometry": shapely.to_wkb(squares, byte_order=1).tolist(),
+                "class": ["field", None, scene],
+                'od"d.name': [1, 2, None],
+                "lat.x": [0.5, None, float("nan")],
+                "filename": [f"{scene}{i}.png" for i in range(3)],
+                "embedding": embedding_array(np.eye(3, 4, dtype=np.float16)),
+                "order": [0, 1, 2],
+            },
+            spec,
+        )
+        writer.stage(scene, 0, rows)
+        writer.publish(scene, 0, [0], 3)
+        writer.finish_scene(scene)
+    return writer.collection
+
+
+def test_attributes_come_with_the_items(with_attributes: Collection) -> None:
+    reader = Reader(with_attributes)
+    names = [*ITEM_COLUMNS, "class", 'od"d.name', "lat.x", "filename"]
+    for table in (reader.items(limit=10), reader.item("b2"), reader.rows([5, 0])):
+        assert table.column_names == names
+    assert reader.items(limit=10)["class"].to_pylist() == ["field", None, "a", "field", None, "b"]
+    assert reader.rows([5, 0])["filename"].to_pylist() == ["b2.png", "a0.png"]
+    here = reader.around(LonLat(1.025, 0.005))
+    assert here.column_names == [*names, "position"]
+    assert here["filename"].to_pylist() == ["b2.png"]
+    assert here["position"].to_pylist() == [5]
+    assert reader.rows([]).column_names[: len(names)] == names
+    assert [len(vectors) for _, vectors in reader.batches()] == [3, 3]

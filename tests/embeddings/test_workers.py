@@ -1,0 +1,116 @@
+"""Encoding in processes and on a Dask cluster: the same rows, whoever works."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embeddings.errors import InputError
+from embeddings.pipeline import RasterJob, embed_raster
+from embeddings.store import Collection, Store
+from embeddings.store.verify import verify
+
+Embed = Callable[..., Collection]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "collection.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, land: Any, write_raster: Any) -> Path:
+    """Land of 38 x 38 chips of 8 pixels, with a corner that has no data."""
+    values = land(304, 304, seed=3)
+    values[:, :40, :40] = 0
+    return write_raster(tmp_path_factory.mktemp("scene") / "scene.tif", values)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, scene: Path, embed: Embed) -> Collection:
+    """The collection that this process makes alone."""
+    return embed(tmp_path_factory.mktemp("local") / "store", scene)
+
+
+def test_processes_make_the_same_bytes(tmp_path: Path, scene: Path, local: Collection) -> None:
+    job = RasterJob(tmp_path / "store", "land", (str(scene),), chip="8", workers=2)
+    report = embed_raster(job)
+    made = Store.open(tmp_path / "store").collection("land")
+    assert report.embedded == local.count
+    assert contents(made.path) == contents(local.path)
+    assert verify(made) == []
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Dask cluster of two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as made:
+        yield made
+
+
+def test_a_dask_cluster_makes_the_same_bytes(
+    tmp_path: Path, scene: Path, local: Collection, cluster: Any
+) -> None:
+    job = RasterJob(
+        tmp_path / "store", "land", (str(scene),), chip="8", scheduler=cluster.scheduler_address
+    )
+    embed_raster(job)
+    made = Store.open(tmp_path / "store").collection("land")
+    assert contents(made.path) == contents(local.path)
+
+
+def test_a_lost_worker_takes_nothing_with_it(
+    tmp_path: Path, scene: Path, local: Collection, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embeddings.sources.chips.BATCH_CHIPS", 24)
+    killed: list[int] = []
+
+    def kill_one(_: Any) -> None:
+        if not killed:
+            victim = next(iter(cluster.workers.values()))
+            killed.append(victim.pid)
+            os.kill(victim.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    job = RasterJob(
+        tmp_path / "store", "land", (str(scene),), chip="8", scheduler=cluster.scheduler_address
+    )
+    report = embed_raster(job, lambda step: kill_one(step) if step.done else None)
+    made = Store.open(tmp_path / "store").collection("land")
+    assert killed
+    assert report.missing == 0
+    assert contents(made.path) == contents(local.path)
+
+
+def test_no_scheduler_is_one_clear_error(
+    tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    monkeypatch.setattr("embeddings.workers.CONNECT_S", 2.0)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{held.getsockname()[1]}"
+        job = RasterJob(tmp_path / "s", "land", (str(scene),), chip="8", scheduler=address)
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"No Dask scheduler answers at tcp://127"):
+            embed_raster(job)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("workers", [0, 257])
+def test_the_number_of_workers_has_bounds(tmp_path: Path, scene: Path, workers: int) -> None:
+    with pytest.raises(InputError, match=r"--workers is \d+; it may be 1 to 256"):
+        embed_raster(RasterJob(tmp_path / "s", "land", (str(scene),), workers=workers))
