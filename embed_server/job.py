@@ -24,6 +24,8 @@ class JobContext:
     report: Callable[[int, int, str], None]
     """``report(done, total, message)``."""
     cancelled: Callable[[], bool]
+    log: Callable[[str], None] = lambda _: None
+    """What the job's log is to keep, however many steps of progress it shows."""
 
 
 Work = Callable[[JobContext], dict[str, Any]]

@@ -141,7 +141,11 @@ class JobQueue:
             return None
 
     def _run(self, job: Job) -> None:
-        context = JobContext(lambda *args: self._progress(job, *args), job.stop.is_set)
+        context = JobContext(
+            lambda *args: self._progress(job, *args),
+            job.stop.is_set,
+            lambda text: self._log(job, text),
+        )
         try:
             result = job.work(context)
         except CancelledError:
@@ -176,6 +180,10 @@ class JobQueue:
             job.progress = percent
             if not job.stop.is_set():
                 job.say(message, log=next_step)
+
+    def _log(self, job: Job, text: str) -> None:
+        with self._changed:
+            job.say(text)
 
     def _forget_oldest(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.state in ENDED]

@@ -108,6 +108,8 @@ def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
 
         job = RasterJob(store=store, **given)
         outcome = embed_raster(job, progress=report, cancelled=context.cancelled)
+        for text in outcome.failures:
+            context.log(f"Not done: {text}")
         return {REPORT: {"value": EmbedReport.model_validate(outcome.to_json()).model_dump()}}
 
     return work

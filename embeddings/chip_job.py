@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 
 from embeddings.encoders import Wants
 from embeddings.errors import BandError, InputError, SourceError
-from embeddings.raster_job import DTYPE, ENCODER, LICENCE, SOURCE, Choices, nodata_rule
+from embeddings.raster_job import (
+    DTYPE,
+    ENCODER,
+    LICENCE,
+    SOURCE,
+    Choices,
+    check_stored,
+    nodata_rule,
+)
 from embeddings.sources.band_names import match
-from embeddings.sources.chip_images import ImageKind, read_image
-from embeddings.sources.chip_table import ChipTable
+from embeddings.sources.chip_images import ImageKind, read_image, stamp_of
+from embeddings.sources.chip_table import ChipTable, Images
 from embeddings.sources.chips import BATCH_BYTES, BATCH_CHIPS, cut
 from embeddings.sources.footprints import polygons
-from embeddings.spec import ChipLayout, Dtype, EmbeddingSpec, parse_size
+from embeddings.spec import ChipLayout, EmbeddingSpec, parse_size
 from embeddings.store.layout import check_name, check_scene, scene_from
 from embeddings.store.order import hilbert_index
 
@@ -69,14 +77,7 @@ class ChipsJob:
         self.side_m()
         if self.scene is not None:
             check_scene(self.scene)
-        if self.dtype is not None and self.dtype not in get_args(Dtype):
-            raise InputError(
-                f"'{self.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
-            )
-        if self.min_valid is not None and not 0 < self.min_valid <= 1:
-            raise InputError(
-                f"--min-valid is {self.min_valid:g}; give a share above 0 and up to 1."
-            )
+        check_stored(self.dtype, self.min_valid)
 
     def scene_id(self) -> str:
         """Return the name of the table's record in the collection."""
@@ -127,8 +128,7 @@ class TablePlan:
 
     job: ChipsJob
     table: ChipTable
-    kind: ImageKind
-    images_sha256: str
+    images: Images
     bands: tuple[str, ...]
     indexes: tuple[int, ...]
     """Which bands of the images, from 0."""
@@ -136,9 +136,10 @@ class TablePlan:
     """Side of the chips on the ground in metres, if it was given."""
 
     @classmethod
-    def of(cls, job: ChipsJob, table: ChipTable, kind: ImageKind, images_sha256: str) -> TablePlan:
+    def of(cls, job: ChipsJob, table: ChipTable, images: Images) -> TablePlan:
         """Choose the bands that the user wants. Raises BandError."""
-        return cls(job, table, kind, images_sha256, *kind.chosen(job.bands), job.side_m())
+        chosen = images.kind.chosen(job.bands)
+        return cls(job, table, images, *chosen, job.side_m())
 
     def sized(self, stored: ChipLayout | None) -> TablePlan:
         """Take the size of the collection's chips where neither user nor images say one."""
@@ -166,6 +167,11 @@ class TablePlan:
                 f"{', '.join(self.bands)}. Choose or name them with --bands."
             )
         return replace(self, bands=names, indexes=tuple(self.indexes[i] for i in order))
+
+    @property
+    def kind(self) -> ImageKind:
+        """What the images have in common."""
+        return self.images.kind
 
     @property
     def layout(self) -> ChipLayout:
@@ -208,7 +214,7 @@ class TablePlan:
         names = ("nodata", "scale", "min_valid", "bands")
         settings = [repr(job[name]) for name in names]
         listed = json.dumps([self.table.sha256, *settings, f"{self.side_m:.6g}"])
-        halves = (hashlib.sha256(text.encode()) for text in (listed, self.images_sha256))
+        halves = (hashlib.sha256(text.encode()) for text in (listed, self.images.sha256))
         return "".join(half.hexdigest()[:32] for half in halves)
 
     @property
@@ -221,7 +227,6 @@ class TablePlan:
 
     def read(self, rows: Sequence[int], min_valid: float) -> ReadChips:
         """Read the images of some rows; those that cannot be read are told apart."""
-        nodata, _ = nodata_rule(self.job.nodata)
         size, corner = (self.kind.height, self.kind.width), np.zeros(1, np.int64)
         pixels: list[NDArray[np.float32]] = []
         kept: list[int] = []
@@ -230,9 +235,7 @@ class TablePlan:
         unreadable: dict[int, str] = {}
         for row in rows:
             try:
-                values, valid = read_image(
-                    self.table.files[row], self.indexes, nodata, self.job.scale
-                )
+                values, valid = self._image(row)
             except SourceError as error:
                 unreadable[row] = str(error)
                 continue
@@ -252,6 +255,14 @@ class TablePlan:
             tuple(share),
             unreadable,
         )
+
+    def _image(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read one image, as ``read_image`` does; it must be the one that was hashed."""
+        file, (nodata, _) = self.table.files[row], nodata_rule(self.job.nodata)
+        found = read_image(file, self.indexes, nodata, self.job.scale)
+        if stamp_of(file) != self.images.stamps[row]:
+            raise SourceError("was changed while this ran; run the same command again")
+        return found
 
     def footprints(self, rows: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return footprints (shapely, OGC:CRS84) and boxes ``(n, 4)`` xmin ymin xmax ymax."""

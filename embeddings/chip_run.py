@@ -74,7 +74,7 @@ def embed_chips(
         progress(Progress(0, table.rows, f"{done:,} of {table.rows:,} images checked"))
 
     images = check_images(table, tick)
-    plan = TablePlan.of(job, table, images.kind, images.sha256)
+    plan = TablePlan.of(job, table, images)
     run = _Run(job, choices, plan, draft, progress, stop, published)
     with Store.opened_or_made(job.store) as store:
         return run.into(store)

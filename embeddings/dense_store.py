@@ -147,19 +147,23 @@ class _DenseWriter:
         self._folder = folder
         self._encoding = encoding
         self._mark = dense.mark(encoding.spec)
+        self._known = self._listed()
 
-    def finished(self) -> list[dict[str, Any]] | None:
-        """Return the rows of a whole index made of the same, if all its files are there."""
+    def _listed(self) -> list[dict[str, Any]]:
+        """Return the rows of an index made of the same, if there is one."""
         try:
             index = pq.read_table(self._folder / self.dense.index_file)
         except (OSError, pa.ArrowException):
+            return []
+        return index.to_pylist() if index_mark(index) == self._mark else []
+
+    def finished(self) -> list[dict[str, Any]] | None:
+        """Return the rows of a whole index made of the same, if all its files are there."""
+        if len(self._known) != len(self.dense.tiles):
             return None
-        rows: list[dict[str, Any]] = index.to_pylist()
-        if index_mark(index) != self._mark or len(rows) != len(self.dense.tiles):
-            return None
-        paths = {self._folder / row["tile"]: row["bytes"] for row in rows if row["tile"]}
+        paths = {self._folder / row["tile"]: row["bytes"] for row in self._known if row["tile"]}
         there = all(path.is_file() and path.stat().st_size == n for path, n in paths.items())
-        return rows if there else None
+        return self._known if there else None
 
     def bytes_missing(self) -> int:
         """Return what tiles without a file take, uncompressed and all cells having a vector."""
@@ -168,10 +172,17 @@ class _DenseWriter:
         return sum(tile.cells for tile in missing) * spec.dim * _BYTES[spec.dtype]
 
     def kept(self, tile: Tile) -> dict[str, Any] | None:
-        """Return the row of a tile that an earlier run finished, or None."""
+        """Return the row of a tile that an earlier run finished, or None.
+
+        A tile that is no longer what the index says is damaged: it is made anew.
+        """
         path = self._path(tile)
         count = tile_valid(path, self._mark)
-        return self._row(tile, count, path.read_bytes()) if count else None
+        if not count:
+            return None
+        found = self._row(tile, count, path.read_bytes())
+        listed = {row["tile"]: row["sha256"] for row in self._known}
+        return found if listed.get(found["tile"]) in (None, found["sha256"]) else None
 
     def write(self, tile: Tile, encoded: Callable[[int], None]) -> dict[str, Any]:
         """Compute a tile and write it; return its row of the index. Raises SourceError."""

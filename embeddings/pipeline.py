@@ -58,9 +58,9 @@ def embed_raster(
     """Embed scenes into a collection, resuming what an earlier run left.
 
     Running it again with the same inputs does nothing. A scene, or a part of one, that cannot be
-    read or does not fit is reported and the rest kept; if there is no rest, its error is raised. Raises
-    TerrakinError with nothing left half-done; CancelledError when ``cancelled`` says so, after
-    which the same call goes on. ``published`` hears of the collection after every part.
+    read or does not fit is reported and the rest kept; if there is no rest, its error is raised.
+    Raises TerrakinError with nothing left half-done; CancelledError when ``cancelled`` says so,
+    after which the same call goes on. ``published`` hears of the collection after every part.
     """
     job.check()
     if job.encoder is not None:

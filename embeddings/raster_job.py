@@ -76,19 +76,7 @@ class RasterJob:
         _gsd_metres(self.gsd)
         if self.dense is not None:
             parse_size(self.dense)
-            if self.chip is not None and parse_fragment(self.chip) is not None:
-                raise InputError(
-                    "--dense needs a regular grid; Major TOM's fragments are warped for each "
-                    "cell. Give --chip in pixels or metres."
-                )
-        if self.dtype is not None and self.dtype not in get_args(Dtype):
-            raise InputError(
-                f"'{self.dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
-            )
-        if self.min_valid is not None and not 0 < self.min_valid <= 1:
-            raise InputError(
-                f"--min-valid is {self.min_valid:g}; give a share above 0 and up to 1."
-            )
+        check_stored(self.dtype, self.min_valid)
         if not 1 <= self.workers <= MOST_WORKERS:
             raise InputError(f"--workers is {self.workers}; it may be 1 to {MOST_WORKERS}.")
         if self.scheduler is not None and self.workers != 1:
@@ -111,7 +99,10 @@ class RasterJob:
         )
 
     def choices(self, known: EmbeddingSpec | None) -> Choices:
-        """Return what was asked for or else is chosen; ``known`` is the collection appended to."""
+        """Return what was asked for or else is chosen; ``known`` is the collection appended to.
+
+        Raises InputError if dense vectors are asked for and the chips are fragments.
+        """
         own = Choices(ENCODER, self.chip, self.stride or self.chip, 1.0, DTYPE, SOURCE, LICENCE)
         if known is not None and known.layout is not None:
             layout, pre = known.layout, known.preprocessing
@@ -127,7 +118,14 @@ class RasterJob:
         asked = {field.name: getattr(self, field.name) for field in fields(Choices)}
         if self.chip is not None and _is_fragment(self.chip) != _is_fragment(own.chip):
             asked["stride"] = self.stride or self.chip  # that of the collection belongs to no grid
-        return replace(own, **{name: value for name, value in asked.items() if value is not None})
+        made = replace(own, **{name: value for name, value in asked.items() if value is not None})
+        if self.dense is not None and _is_fragment(made.chip):
+            raise InputError(
+                "--dense needs a regular grid; Major TOM's fragments are warped for each cell. "
+                "Give --chip in pixels or metres, and another --collection if this one has "
+                "fragments."
+            )
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +144,16 @@ class Choices:
 
 def _is_fragment(chip: str | None) -> bool:
     return chip is not None and parse_fragment(chip) is not None
+
+
+def check_stored(dtype: str | None, min_valid: float | None) -> None:
+    """Raise InputError for a storage type that there is not, or a share that is none."""
+    if dtype is not None and dtype not in get_args(Dtype):
+        raise InputError(
+            f"'{dtype}' is no storage type. Choose one of {', '.join(get_args(Dtype))}."
+        )
+    if min_valid is not None and not 0 < min_valid <= 1:
+        raise InputError(f"--min-valid is {min_valid:g}; give a share above 0 and up to 1.")
 
 
 def nodata_rule(nodata: str | float | None) -> tuple[float | None, bool]:

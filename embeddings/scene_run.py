@@ -16,6 +16,7 @@ from embeddings.raster_job import Choices
 from embeddings.report import SceneReport
 from embeddings.sources.chips import Batch
 from embeddings.sources.footprints import polygons
+from embeddings.sources.masks import MaskRule
 from embeddings.spec import ChipLayout, EmbeddingSpec
 from embeddings.store import Collection, Scene
 from embeddings.store.schema import rows_per_part
@@ -170,6 +171,9 @@ def check_fits(
         )
     layout = encoding.plan.layout
     spec = asked(collection.spec, encoding.encoder, encoding.scene, layout, wanted)
+    pre, mask = spec.preprocessing, encoding.scene.mask
+    if pre is not None and mask != (MaskRule.parse(pre.mask).text if pre.mask else None):
+        spec = replace(spec, preprocessing=replace(pre, mask=mask))
     check_joins(collection, scene_id, collection.spec.differences(spec))
 
 

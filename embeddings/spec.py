@@ -184,9 +184,10 @@ class EmbeddingSpec:
         layout = data.pop("layout")
         data["chip"] = layout and _size_text(layout["chip_asked"])
         data["stride"] = layout and _size_text(layout["stride_asked"])
-        if data["preprocessing"] is not None:
-            data["pixel scale"] = data["preprocessing"].pop("scale")
-        return data
+        pre = data.pop("preprocessing") or {}
+        data["pixel scale"] = pre.pop("scale", None)
+        named = [field.name for field in fields(Preprocessing) if field.name != "scale"]
+        return {**data, **{name: pre.get(name) for name in named}}
 
     def to_stac(self) -> dict[str, Any]:
         """Return the ``emb:`` descriptor of a STAC Collection."""

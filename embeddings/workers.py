@@ -6,24 +6,31 @@ All give the same rows. Whoever encodes, the caller alone writes.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from embeddings.encoding import SceneEncoding, SceneTask
-from embeddings.errors import ExtraMissingError, InputError, SourceError, TerrakinError
+from embeddings.errors import (
+    ExtraMissingError,
+    InputError,
+    SourceError,
+    SourceNotFoundError,
+    TerrakinError,
+)
 from embeddings.sources.chips import Batch
 
 Outcome = tuple[Batch, pa.Table | SourceError]
 
 CONNECT_S = 20.0
+_THREAD = threading.local()
 AHEAD = 2
 """Batches on their way for each worker, so that none waits and few are held in memory."""
 
@@ -73,7 +80,7 @@ class Processes:
 
         self._count = count
         self._pool = ProcessPoolExecutor(
-            count, get_context("spawn"), initializer=_use_cores, initargs=(count,)
+            count, get_context("spawn"), initializer=_begin, initargs=(count,)
         )
 
     def encode(self, work: Work, batches: Sequence[Batch]) -> Iterator[Outcome]:
@@ -148,7 +155,7 @@ class DaskWorkers:
                 ) from error
             if waiting:
                 pending.add(self._submit(shared, waiting.pop()))
-            yield outcome
+            yield _from_afar(outcome)
 
     def _submit(self, task: Any, batch: Batch) -> Any:
         return self._client.submit(encode_batch, task, batch, pure=False)
@@ -178,9 +185,25 @@ def encode_batch(task: SceneTask, batch: Batch) -> Outcome:
         return batch, error
 
 
-@lru_cache(maxsize=1)
+def _from_afar(outcome: Outcome) -> Outcome:
+    batch, rows = outcome
+    if isinstance(rows, SourceNotFoundError):
+        return batch, SourceNotFoundError(
+            f"A worker of the Dask cluster says: {rows} All workers need to see the files under "
+            "the names that they have here."
+        )
+    return outcome
+
+
 def _opened(task: SceneTask) -> SceneEncoding:
-    return task.open()
+    """Return the scene as this thread has it open; a Dask worker may have several threads."""
+    kept: tuple[SceneTask, SceneEncoding] | None = getattr(_THREAD, "kept", None)
+    if kept is None or kept[0] != task:
+        if kept is not None:
+            _THREAD.kept = None
+            kept[1].scene.__exit__()
+        kept = _THREAD.kept = task, task.open()
+    return kept[1]
 
 
 def _rows(encoding: SceneEncoding, batch: Batch) -> pa.Table | SourceError:
@@ -188,6 +211,19 @@ def _rows(encoding: SceneEncoding, batch: Batch) -> pa.Table | SourceError:
         return encoding.rows(batch)
     except SourceError as error:
         return error
+
+
+def _begin(processes: int) -> None:
+    """Make a process ready, and let it end with the one that started it, even if that is killed."""
+    _use_cores(processes)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _use_cores(processes: int) -> None:

@@ -18,6 +18,9 @@ from embeddings.store.mirror import work_store
 
 _file = click.Path(path_type=Path)
 
+MOST_NOTES = 20
+"""Of many scenes each may have its own."""
+
 
 @click.command("raster")
 @click.argument("files", metavar="SCENE...", nargs=-1, required=True)
@@ -104,9 +107,7 @@ _file = click.Path(path_type=Path)
 @click.option("--dense", is_flag=True, help="Store a vector for every pixel too, as rasters.")
 @click.option(
     "--dense-stride",
-    default="1",
-    show_default=True,
-    help="With --dense: a vector for every so many pixels, or metres (40m).",
+    help="With --dense: a vector for every so many pixels, or metres (40m).  [default: 1]",
 )
 @click.option(
     "--replace",
@@ -128,7 +129,7 @@ def embed_raster_command(
     store: Path | str,
     time: str | None,
     dense: bool,
-    dense_stride: str,
+    dense_stride: str | None,
     plan: bool,
     as_json: bool,
     **options: Any,
@@ -146,6 +147,8 @@ def embed_raster_command(
           --datetime 2018-10-13 --store ~/embeddings --collection carolina
       terrakin embed raster landsat/*.tif --datetime %Y --store ~/embeddings --collection years
     """
+    if dense_stride is not None and not dense:
+        raise click.UsageError("--dense-stride goes with --dense.")
     if dense and not isinstance(store, Path):
         raise click.UsageError("--dense writes to a local store; give a folder as --store.")
     with (
@@ -153,7 +156,7 @@ def embed_raster_command(
         interruptible() as stop,
         work_store(store, options["collection"], writing=not plan) as (folder, published),
     ):
-        asked = dense_stride if dense else None
+        asked = (dense_stride or "1") if dense else None
         job = RasterJob(store=folder, files=files, datetime=time, dense=asked, **options)
         if plan:
             planned = plan_raster(job, line, stop.is_set)
@@ -167,8 +170,10 @@ def embed_raster_command(
 
 def show_report(report: EmbedReport, *, as_json: bool) -> None:
     """Print what a run did; exit with 3 if something could not be read."""
-    for text in report.notes:
+    for text in report.notes[:MOST_NOTES]:
         note(f"Note: {text}")
+    if len(report.notes) > MOST_NOTES:
+        note(f"... and {len(report.notes) - MOST_NOTES:,} notes more; --json lists them all.")
     for text in report.failures:
         note(f"Not done: {text}")
     resumed = f", {report.resumed:,} of them before this run" if report.resumed else ""

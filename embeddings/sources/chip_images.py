@@ -23,6 +23,9 @@ from embeddings.sources.files import data_indexes
 METRES_PER_DEGREE = 111_195.0
 _COLOURS = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
 
+Stamp = tuple[int, int]
+"""A file's size and when it was last changed."""
+
 # Left alone, GDAL gives grey or noise for what a cut-off JPEG or PNG lacks, and no error.
 _STRICT = {
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
@@ -87,6 +90,15 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror})") from error
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what tells that a file was replaced. Raises SourceError, a clause about the file."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror})") from error
+    return state.st_size, state.st_mtime_ns
 
 
 def image_kind(path: Path) -> ImageKind:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from embeddings.errors import InputError, SourceError, SourceNotFoundError
 from embeddings.places import wrap_lons
-from embeddings.sources.chip_images import ImageKind, image_kind, sha256_of
+from embeddings.sources.chip_images import ImageKind, Stamp, image_kind, sha256_of, stamp_of
 from embeddings.store.schema import ATTRIBUTE_TYPES, RESERVED_COLUMNS
 from embeddings.types import parse_datetime
 
@@ -74,6 +74,8 @@ class Images:
 
     kind: ImageKind
     sha256: str
+    stamps: tuple[Stamp, ...]
+    """Of each file, as it was when it was hashed."""
 
 
 class _Problems:
@@ -140,11 +142,13 @@ def check_images(table: ChipTable, tick: Callable[[int], None] = lambda _: None)
     problems = _Problems(table.path, table.rows)
     first: ImageKind | None = None
     digest = hashlib.sha256()
+    stamps: list[Stamp] = []
     for row, file in enumerate(table.files):
         if not file.is_file():
             problems.add(row, f"there is no file '{file}'")
             continue
         try:
+            stamps.append(stamp_of(file))
             kind = image_kind(file)
             digest.update(f"{file.stat().st_size}:{sha256_of(file)};".encode())
         except SourceError as error:
@@ -157,7 +161,7 @@ def check_images(table: ChipTable, tick: Callable[[int], None] = lambda _: None)
         tick(row + 1)
     problems.stop()
     assert first is not None
-    return Images(first, digest.hexdigest())
+    return Images(first, digest.hexdigest(), tuple(stamps))
 
 
 def adapted(table: ChipTable, kinds: Sequence[tuple[str, str]]) -> ChipTable:
@@ -367,16 +371,9 @@ def _plain(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
-            pa.types.is_null,
-            pa.types.is_time,
-        )
-    )
+    types = pa.types
+    strings = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(kind) for test in (*strings, types.is_null, types.is_time))
 
 
 def _timestamps(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

@@ -216,7 +216,7 @@ def reading_of(file: OpenFile) -> Iterator[None]:
             if file.far
             else "Fetch the file again; what was embedded so far is kept."
         )
-        reason = without_secrets(str(error))
+        reason = without_secrets(str(error.__cause__ or error)).rstrip(".")
         raise SourceError(f"'{file.shown}' is damaged: {reason}. {advice}") from None
 
 

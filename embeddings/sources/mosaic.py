@@ -153,7 +153,7 @@ class MosaicScene(PlacedScene):
 
         Raises BandError if their number differs, or if only some of the names agree.
         """
-        order, notes = paired(self.bands, names)
+        order, notes = paired(self.bands, names, self._own[0].known)
         self.notes += notes
         self.choose(order, names)
 
@@ -182,10 +182,14 @@ class MosaicScene(PlacedScene):
 
 def _check_bands(first: RasterScene, member: RasterScene) -> None:
     """Put a member's bands into the first one's order. Raises BandError."""
-    if set(first.bands) != set(member.bands):
+    try:
+        order, guesses = paired(member.bands, first.bands, member.known)
+    except BandError:
+        order, guesses = [], ["none"]
+    if guesses:
         raise BandError(
             f"The scenes of a mosaic have other bands: {', '.join(first.bands)} in "
             f"{first.files[0]}, {', '.join(member.bands)} in {member.files[0]}. Give scenes of one "
             "product, or name their bands with --bands."
         )
-    member.pair(first.bands)
+    member.choose(order, first.bands)

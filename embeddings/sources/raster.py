@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -85,6 +85,11 @@ class RasterScene(PlacedScene):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def known(self) -> list[str]:
+        """Names of the bands, empty where a name is only a position in a file."""
+        return [band.name if band.known else "" for band in self._bands]
 
     @property
     def nodata(self) -> float | None:
@@ -171,7 +176,7 @@ class RasterScene(PlacedScene):
 
         Raises BandError if their number differs, or if only some of the names agree.
         """
-        order, notes = paired(self.bands, names)
+        order, notes = paired(self.bands, names, self.known)
         self.notes += notes
         self.choose(order, names)
 
@@ -229,13 +234,21 @@ class RasterScene(PlacedScene):
         return filled[row - top : row - top + height, col - left : col - left + width]
 
 
-def paired(bands: Sequence[str], names: Sequence[str]) -> tuple[list[int], list[str]]:
+def paired(
+    bands: Sequence[str], names: Sequence[str], known: Sequence[str]
+) -> tuple[list[int], list[str]]:
     """Return the order in which bands pair with a collection's ``names``, and notes on it.
 
-    Raises BandError if their number differs, or if only some of the names agree.
+    ``known`` are the bands' names too, empty where they are only positions. Raises BandError if
+    their number differs, or if only some of the names agree.
     """
     if set(bands) == set(names):
         return [bands.index(name) for name in names], []
+    with suppress(BandError):  # T32TPP_B02 of one date is T32TPP_2018_B02 of another
+        found = find([BandWant(name) for name in names], known)
+        order = [index for index in found if index is not None]
+        if len(order) == len(names) == len(bands):
+            return order, []
     if len(bands) == len(names) and not set(bands) & set(names):
         pairs = ", ".join(f"{a} as {b}" for a, b in zip(bands, names, strict=True))
         note = f"No band's name is known, so they are taken in order: {pairs}."

@@ -23,6 +23,10 @@ def scene_time(asked: str | None, names: Sequence[str]) -> str | None:
         return None
     if "%" not in asked:
         return iso(asked)
+    if not re.search("%[YyGcx]", asked):
+        raise InputError(
+            f"The pattern '{asked}' finds no year. Use strptime codes, for example %Y%m%d or %Y."
+        )
     for name in names:
         found = _found(asked, name)
         if found is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,12 @@ class Scene:
                 "failed": tuple(data.get("failed", ())),
             }
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object from which ``from_json`` restores an equal scene."""
+        # Not asdict, which copies all that is in there: a collection may have thousands.
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**own, "parts": [asdict(part) for part in self.parts]}
 
     @property
     def embedded(self) -> int:
@@ -129,8 +135,12 @@ class Collection:
             ) from error
 
     def save(self) -> None:
-        """Write ``collection.json`` atomically."""
-        write_text(self.path / COLLECTION_FILE, json.dumps(self.descriptor, indent=1) + "\n")
+        """Write ``collection.json`` atomically, a scene a line: it is written for every part."""
+        descriptor = self.descriptor
+        scenes = ",\n  ".join(map(json.dumps, descriptor.pop("terrakin:scenes")))
+        head = json.dumps(descriptor, indent=1).removesuffix("\n}")
+        text = f'{head},\n "terrakin:scenes": [\n  {scenes}\n ]\n}}\n'
+        write_text(self.path / COLLECTION_FILE, text)
 
     def with_scene(self, scene: Scene) -> Self:
         """Return the collection with ``scene`` added, or put in the place of its namesake."""
@@ -220,7 +230,7 @@ class Collection:
             "updated": self.updated,
             "terrakin:format_version": COLLECTION_FORMAT_VERSION,
             "terrakin:spec": self.spec.to_json(),
-            "terrakin:scenes": [asdict(scene) for scene in self.scenes],
+            "terrakin:scenes": [scene.to_json() for scene in self.scenes],
         }
 
 

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from embeddings import codec, encoders
 from embeddings.errors import StoreFormatError
 from embeddings.store.collection import Collection, Part
+from embeddings.store.layout import DENSE_FOLDER
 from embeddings.store.schema import arrow_schema, embedding_matrix, read_footer_spec
 
 
 def verify(
     collection: Collection, progress: Callable[[int, int], None] = lambda *_: None
 ) -> list[str]:
-    """Read every part and return what is wrong, in words; empty if nothing is.
+    """Read every part and every dense tile; return what is wrong, in words, empty if nothing is.
 
     ``progress`` is called with the parts done and their number.
     """
@@ -31,6 +32,7 @@ def verify(
         except (StoreFormatError, pa.ArrowException, OSError) as error:
             problems.append(f"{part.file}: cannot be read ({str(error).splitlines()[0]})")
         progress(done, len(collection.parts))
+    problems += _check_dense(collection)
     problems += [
         f"scene '{scene.id}' is not finished: run its embed command again"
         for scene in collection.scenes
@@ -51,14 +53,35 @@ def _check_encoder(collection: Collection) -> list[str]:
     return []
 
 
-def _check_part(collection: Collection, part: Part, seen: set[str]) -> list[str]:
-    path: Path = collection.path / part.file
-    if not path.exists():
-        return [f"{part.file}: is missing"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != part.sha256:
-        return [f"{part.file}: its content has changed since it was written"]
-    spec = collection.spec
+def _check_dense(collection: Collection) -> list[str]:
     problems = []
+    for path in sorted((collection.path / DENSE_FOLDER).glob("*.parquet")):
+        try:
+            rows = pq.read_table(path, columns=["tile", "sha256"]).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            problems.append(f"{DENSE_FOLDER}/{path.name}: cannot be read ({error})")
+            continue
+        for row in rows:
+            if row["tile"] is not None:
+                problems += _check_file(collection.path, row["tile"], row["sha256"])
+    return problems
+
+
+def _check_file(folder: Path, file: str, sha256: str) -> list[str]:
+    if not (folder / file).exists():
+        return [f"{file}: is missing"]
+    with (folder / file).open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
+            return [f"{file}: its content has changed since it was written"]
+    return []
+
+
+def _check_part(collection: Collection, part: Part, seen: set[str]) -> list[str]:
+    problems = _check_file(collection.path, part.file, part.sha256)
+    if problems:
+        return problems
+    path: Path = collection.path / part.file
+    spec = collection.spec
     if read_footer_spec(path) != spec:
         problems.append(f"{part.file}: its footer states another spec")
     with pq.ParquetFile(path) as file:

@@ -17,7 +17,9 @@ import pytest
 
 from embed_server import cli
 from embed_server.cli import main
+from embed_server.commands.raster import show_report
 from embeddings import __version__
+from embeddings.report import EmbedReport, SceneReport
 from embeddings.store import Store
 
 Outcome = tuple[int, str, str]
@@ -234,6 +236,24 @@ def test_the_demo_takes_bands_of_several_resolutions(
         (("embed", "raster", "--store", "s", "--collection", "c"), "Missing argument 'SCENE...'"),
         (("embed", "raster", "a.tif", "--collection", "c"), "Missing option '--store'"),
         (("embed", "raster", "a.tif", "--store", "s"), "Missing option '--collection'"),
+        (
+            (
+                "embed",
+                "raster",
+                "a.tif",
+                "--store",
+                "s",
+                "--collection",
+                "c",
+                "--dense-stride",
+                "4",
+            ),
+            "--dense-stride goes with --dense",
+        ),
+        (
+            ("embed", "raster", "a.tif", "--store", "s3://b/s", "--collection", "c", "--dense"),
+            "--dense writes to a local store",
+        ),
         (("search", "--store", "s", "--collection", "c"), "Missing option '--at'"),
         (("search", "--store", "s", "--collection", "c", "--at", "1"), "is not a place"),
         (("search", "--store", "s", "--collection", "c", "--at", "1,95"), "beyond ±90"),
@@ -257,3 +277,12 @@ def test_wrong_usage_is_exit_code_2(
     assert (code, out) == (2, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_notes_are_counted_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tuple(f"note {number}" for number in range(25))
+    scene = SceneReport("a", 1, 1, 0, 0, 0, notes)
+    show_report(EmbedReport("land", (scene,)), as_json=False)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 21
+    assert told[-1] == "... and 5 notes more; --json lists them all."

@@ -111,7 +111,7 @@ def test_an_embedding_job_makes_a_collection_that_can_be_searched(
         "collection", "planned", "embedded", "absent", "missing", "resumed", "dense", "notes",
         "failures", "scenes",
     }  # fmt: skip
-    assert [scene["scene"] for scene in report["scenes"]] == ["scene0"]
+    assert [entry["scene"] for entry in report["scenes"]] == [Path(scene[0]).parent.name]
     assert report["planned"] == 256 == report["embedded"] + report["absent"]
     assert seen[-1]["status"] == "successful"
     assert seen[-1]["progress"] == 100
@@ -136,6 +136,21 @@ def test_a_failed_job_carries_its_problem(client: Client, call: Call, tmp_path: 
     assert missing in status["message"]
     answer = call("GET", f"/jobs/{job['jobID']}/results")
     assert (answer.status_code, answer.json()["code"]) == (404, "result-not-ready")
+
+
+def test_the_log_of_a_job_names_the_scenes_that_failed(
+    client: Client, scene: list[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"no raster")
+    inputs = {"files": [scene[0], str(bad)], "collection": "partly", "each": True, "chip": "160m"}
+    job = client.execute("embed-raster", inputs)
+    report = client.wait(job["jobID"])["report"]
+    status = client.job(job["jobID"])
+    assert status["status"] == "successful"
+    (failure,) = report["failures"]
+    assert "bad.tif" in failure
+    assert any(line.endswith(f"Not done: {failure}") for line in status["log"])
 
 
 def test_an_embedding_is_dismissed_while_it_runs(client: Client, scene: list[str]) -> None:

@@ -33,6 +33,7 @@ from embeddings.errors import (
 from embeddings.export import result_geojson
 from embeddings.grid import MajorTomGrid
 from embeddings.pipeline import RasterJob, embed_raster
+from embeddings.report import Progress
 from embeddings.search import Searcher, SearchQuery
 from embeddings.store import Collection, Store
 from embeddings.store.coverage import read_coverage
@@ -291,6 +292,23 @@ def test_images_that_turn_out_unreadable_are_left_out_and_named(
     make_table(tmp_path)
     report = embed_chips(job)
     assert (report.embedded, report.missing, report.failures) == (CHIPS, 0, ())
+
+
+def test_an_image_that_changes_meanwhile_is_left_out_until_the_next_run(
+    tmp_path: Path, make_table: Table
+) -> None:
+    job = ChipsJob(tmp_path / "store", "chips", make_table(tmp_path), chip_size="160m")
+
+    def change(progress: Progress) -> None:
+        if progress.message.startswith("fitting"):  # all images have been hashed by now
+            chip(tmp_path / "table-images" / "table90.png", 1, seed=1000)
+
+    first = embed_chips(job, change)
+    assert (first.embedded, first.missing) == (CHIPS - 1, 1)
+    assert "row 91: " in first.failures[0]
+    assert "was changed while this ran" in first.failures[0]
+    again = embed_chips(job)
+    assert (again.embedded, again.missing, again.failures) == (CHIPS, 0, ())
 
 
 def test_images_without_data_are_absent_and_known_to_be(tmp_path: Path, make_table: Table) -> None:

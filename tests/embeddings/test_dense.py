@@ -7,6 +7,7 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,11 +35,13 @@ from embeddings.errors import (
     StorageFullError,
     StoreFormatError,
 )
+from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.sources.chips import ChipGrid, chip_layout
 from embeddings.sources.raster import RasterScene
 from embeddings.sources.reading import Reading
 from embeddings.spec import ChipLayout, EmbeddingSpec, Preprocessing
 from embeddings.store import Collection, Scene
+from embeddings.store.verify import verify
 from embeddings.types import Bounds
 
 Write = Callable[..., Path]
@@ -529,6 +532,23 @@ def test_a_finished_set_is_not_made_again(stored: Any) -> None:
     assert contents(collection.path) == before
 
 
+def test_a_damaged_tile_is_told_by_verify_and_made_anew(stored: Any) -> None:
+    collection, _ = stored()
+    dense_problems = [text for text in verify(collection) if text.startswith("dense/")]
+    assert dense_problems == []
+    before = contents(collection.path)
+    cut, gone = (collection.path / "dense/s-1" / name for name in ("1_1.tif", "0_1.tif"))
+    cut.write_bytes(cut.read_bytes()[:-200])  # its header is whole
+    gone.unlink()
+    assert set(verify(collection)) >= {
+        "dense/s-1/1_1.tif: its content has changed since it was written",
+        "dense/s-1/0_1.tif: is missing",
+    }
+    _, report = stored()
+    assert report.resumed == 9
+    assert contents(collection.path) == before
+
+
 def test_tiles_of_another_scene_or_spec_are_made_anew(
     stored: Any, tmp_path: Path, write_raster: Write, land: Any
 ) -> None:
@@ -659,3 +679,14 @@ def test_a_set_in_degrees_over_the_antimeridian(
     assert shapely.from_wkb(rows[1]["geometry"]).geom_type == "MultiPolygon"
     part = read_dense(collection, "s", bounds=Bounds(179.95, 9.85, -179.95, 9.9))
     assert (part.row, part.col, part.valid.shape) == (10, 15, (5, 10))
+
+
+def test_fragments_have_no_dense_vectors(tmp_path: Path, write_raster: Write, land: Any) -> None:
+    file = str(write_raster(tmp_path / "s.tif", land(96, 96)))
+    asked = RasterJob(tmp_path / "s", "c", (file,), chip="majortom:16", dense="8")
+    with pytest.raises(InputError, match="needs a regular grid"):
+        embed_raster(asked)
+    embed_raster(replace(asked, dense=None))
+    with pytest.raises(InputError, match="another --collection"):
+        embed_raster(replace(asked, chip=None))
+    assert not (tmp_path / "s/c/dense").exists()

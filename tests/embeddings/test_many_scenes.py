@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from embeddings.errors import BandError, InputError, SourceError
+from embeddings.errors import (
+    BandError,
+    CancelledError,
+    InputError,
+    SourceError,
+    SpecMismatchError,
+)
 from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.plan import plan_raster
 from embeddings.report import Progress
+from embeddings.sources.raster import RasterScene
 from embeddings.store import Collection, Store
 from embeddings.store.coverage import read_coverage
 from embeddings.store.reader import Reader
 from embeddings.store.verify import verify
+from embeddings.types import Bounds
 
 Embed = Callable[..., Collection]
 
@@ -141,9 +150,118 @@ def test_what_fails_once_is_tried_again_and_ends_in_the_same_bytes(
     assert report.failures == ("Scene 'scene': the line is down",)
     after = embed_raster(job)
     assert (after.missing, after.embedded, after.failures) == (0, 144, ())
+    assert after.resumed == 96
     made = Store.open(tmp_path / "store").collection("land")
     assert contents(made.path) == contents(whole.path)
     assert [part.file for part in made.parts] == [part.file for part in whole.parts]
+
+
+def test_a_failure_before_a_stop_is_tried_again_and_forgotten(
+    tmp_path: Path, land: Any, write_raster: Any, monkeypatch: pytest.MonkeyPatch, embed: Embed
+) -> None:
+    from embeddings.encoding import SceneEncoding
+
+    monkeypatch.setattr("embeddings.sources.chips.BATCH_CHIPS", 24)
+    values = land(seed=5)
+    values[:, :8, :8] = 0
+    scene = write_raster(tmp_path / "scene.tif", values, nodata=0)
+    whole = embed(tmp_path / "whole", scene)
+    real, failed = SceneEncoding.rows, []
+
+    def fails(self: Any, batch: Any) -> Any:
+        if batch.number == 1:
+            failed.append(batch.number)
+            raise SourceError("the line is down")
+        return real(self, batch)
+
+    job = RasterJob(tmp_path / "store", "land", (str(scene),), chip="8")
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneEncoding, "rows", fails)
+        with pytest.raises(CancelledError):
+            embed_raster(job, cancelled=lambda: bool(failed))
+    after = embed_raster(job)
+    assert (after.missing, after.embedded, after.absent) == (0, 143, 1)
+    assert after.resumed == 23  # of the first batch's 24 chips one has no data
+    assert contents(Store.open(tmp_path / "store").collection("land").path) == contents(whole.path)
+
+
+def test_scenes_that_do_not_fit_are_reported_by_name(
+    tmp_path: Path, years: list[Path], land: Any, write_raster: Any
+) -> None:
+    tiny = write_raster(tmp_path / "in" / "1980.tif", land(6, 6))
+    coarse = write_raster(tmp_path / "in" / "1998.tif", land(seed=9), res=30.0)
+    files = tuple(map(str, [tiny, *years, coarse]))
+    job = RasterJob(tmp_path / "store", "years", files, chip="8")
+    assert "has only 6 x 6" in str(plan_raster(job).scenes[0].error)
+    report = embed_raster(job)
+    assert [scene.scene for scene in report.scenes] == ["1990", "1995", "2000"]
+    assert [text.split(":")[0] for text in report.failures] == ["Scene '1980'", "Scene '1998'"]
+    assert "has only 6 x 6" in report.failures[0]
+    assert "gsd_m" in report.failures[1]
+
+
+def test_a_box_that_meets_some_of_the_scenes_takes_those(tmp_path: Path, years: list[Path]) -> None:
+    with RasterScene.open([str(years[0])]) as scene:
+        lon, lat = scene.outline()
+    box = Bounds(float(min(lon)), float(min(lat)), float(max(lon)), float(max(lat)))
+    files = tuple(map(str, reversed(years)))
+    report = embed_raster(RasterJob(tmp_path / "store", "years", files, chip="8", bbox=box))
+    assert [scene.scene for scene in report.scenes] == ["1995", "1990"]
+    (failure,) = report.failures
+    assert failure.startswith("Scene '2000': The box")
+
+
+def test_a_failed_beginning_leaves_no_collection(
+    tmp_path: Path, land: Any, write_raster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embeddings.encoding import SceneEncoding
+
+    def fails(*_: Any) -> Any:
+        raise SourceError("the line is down")
+
+    monkeypatch.setattr(SceneEncoding, "rows", fails)
+    scene = write_raster(tmp_path / "scene.tif", land(seed=5))
+    with pytest.raises(SourceError):
+        embed_raster(RasterJob(tmp_path / "store", "land", (str(scene),), chip="8"))
+    assert not (tmp_path / "store" / "land").exists()
+
+
+def test_a_plan_refuses_what_the_run_would(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    scene = write_raster(tmp_path / "scene.tif", land(seed=5))
+    embed(tmp_path / "store", scene)
+    job = RasterJob(tmp_path / "store", "land", (str(scene),), dtype="int8")
+    with pytest.raises(SpecMismatchError, match="dtype"):
+        plan_raster(job)
+    with pytest.raises(SpecMismatchError, match="chip"):
+        plan_raster(replace(job, dtype=None, chip="majortom:64"))
+
+
+def test_a_mask_is_part_of_the_spec(
+    tmp_path: Path, land: Any, write_raster: Any, embed: Embed
+) -> None:
+    values = land(seed=5, bands=4)
+    first = write_raster(tmp_path / "first.tif", values)
+    second = write_raster(tmp_path / "second.tif", land(seed=6, bands=4))
+    more = {"bands": ("B02", "B03", "B04", "CLOUD")}
+    made = embed(tmp_path / "store", first, mask="CLOUD>=4000", **more)
+    assert embed(tmp_path / "store", second, **more).count > made.count
+    with pytest.raises(SpecMismatchError, match="CLOUD>=3"):
+        embed(tmp_path / "store", second, mask="CLOUD>=3", scene="third", **more)
+
+
+def test_progress_with_dense_vectors_never_goes_back(tmp_path: Path, years: list[Path]) -> None:
+    for files in (years[:1], years[:2]):
+        seen: list[Progress] = []
+        store = tmp_path / str(len(files))
+        embed_raster(
+            RasterJob(store, "years", tuple(map(str, files)), chip="8", dense="8"), seen.append
+        )
+        shares = [step.done / step.total for step in seen]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+        assert "dense vectors" in seen[-1].message
 
 
 def test_absent_chips_are_known(tmp_path: Path, land: Any, write_raster: Any, embed: Embed) -> None:

@@ -119,3 +119,22 @@ def test_bands_of_members_pair_by_name(tmp_path: Path, write_raster: Write) -> N
         MosaicScene.open([[a2, a3], [b2, b4]])
     with pytest.raises(InputError, match="at least one scene"):
         MosaicScene.open([])
+
+
+def test_bands_pair_by_what_their_names_mean(tmp_path: Path, write_raster: Write) -> None:
+    """Files are named after their tile and date too, and come in any order."""
+    flat = np.ones((1, 8, 8), np.uint16)
+    first, second = (
+        [str(write_raster(tmp_path / f"{tile}_B0{n}.tif", flat * n)) for n in order]
+        for tile, order in (("T31UDQ_20170829", (2, 3, 4)), ("T32TPP_20180211", (4, 2, 3)))
+    )
+    with RasterScene.open(second) as scene:
+        scene.pair([Path(file).stem for file in first])
+        assert scene.read(0, 0, 1, 1)[0].ravel().tolist() == [2, 3, 4]
+        assert scene.notes == []
+    with MosaicScene.open([second, first]) as mosaic:
+        assert mosaic.read(0, 0, 1, 1)[0].ravel().tolist() == [4, 2, 3]
+    positions = str(write_raster(tmp_path / "p.tif", np.concatenate([flat * n for n in (2, 3, 4)])))
+    with RasterScene.open([positions]) as scene:  # B1 is the first band, not Sentinel-2's
+        scene.pair(("B03", "B02", "B01"))
+        assert scene.read(0, 0, 1, 1)[0].ravel().tolist() == [2, 3, 4]

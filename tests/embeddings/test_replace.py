@@ -101,3 +101,17 @@ def test_a_searcher_sees_the_new_collection(tmp_path: Path, scene: Path, embed: 
     answer = searcher.search("land", SearchQuery(at))
     assert answer.considered == 36
     assert answer.collection.spec.layout.chip_px == (16, 16)
+
+
+def test_what_an_interrupted_run_left_settles_no_option(
+    tmp_path: Path, scene: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embeddings.sources.chips.BATCH_CHIPS", 24)
+    embed(tmp_path / "store", scene, chip="16")
+    job = RasterJob(
+        tmp_path / "store", "land", (str(scene),), chip="8", source="Mars", replace=True
+    )
+    with pytest.raises(CancelledError):
+        embed_raster(job, cancelled=stop_after(15))
+    assert (tmp_path / "store" / ".replacing-land").exists()
+    assert embed(tmp_path / "store", scene, replace=True).spec.source == "user imagery"

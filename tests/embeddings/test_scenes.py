@@ -276,7 +276,7 @@ def test_patterns_are_found_in_names(pattern: str, name: str, expected: str) -> 
 def test_dates_that_are_none() -> None:
     assert scene_time(None, ["x"]) is None
     assert scene_time("2020-07-01", []) == "2020-07-01T00:00:00+00:00"
-    for asked in ("summer", "%Y%m%d", "%", "%Q", "%Y%Y"):
+    for asked in ("summer", "%Y%m%d", "%", "%Q", "%Y%Y", "%d"):
         with pytest.raises(InputError):
             scene_time(asked, ["99999999.tif"])
 

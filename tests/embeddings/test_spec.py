@@ -67,7 +67,7 @@ def test_every_field_keeps_collections_apart(make_spec: MakeSpec, field: str, va
     other = make_spec(**{field: value})
     found = spec.differences(other)
     assert len(found) == 1
-    assert found[0].startswith(f"{field} (collection: ")
+    assert found[0].startswith(f"{'mean' if field == 'preprocessing' else field} (collection: ")
     assert other.differences(spec)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +17,11 @@ from typing import Any
 
 import pytest
 
-from embeddings.errors import InputError
+from embeddings import workers
+from embeddings.encoding import SceneTask
+from embeddings.errors import InputError, SourceError
 from embeddings.pipeline import RasterJob, embed_raster
+from embeddings.sources.reading import Reading, SceneFile, SceneRef
 from embeddings.store import Collection, Store
 from embeddings.store.verify import verify
 
@@ -114,3 +121,75 @@ def test_no_scheduler_is_one_clear_error(
 def test_the_number_of_workers_has_bounds(tmp_path: Path, scene: Path, workers: int) -> None:
     with pytest.raises(InputError, match=r"--workers is \d+; it may be 1 to 256"):
         embed_raster(RasterJob(tmp_path / "s", "land", (str(scene),), workers=workers))
+
+
+def test_every_thread_of_a_worker_has_the_scene_open_for_itself(
+    scene: Path, local: Collection
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    file = SceneFile(str(scene))
+    task = SceneTask(
+        SceneRef("scene", (file,)), Reading(), "8", None, "scene", None,
+        json.dumps(local.spec.to_json()), str(local.path), None,
+    )  # fmt: skip
+    together = threading.Barrier(2)
+
+    def opened(_: int) -> Any:
+        found = workers._opened(task)
+        together.wait(30)
+        assert workers._opened(task) is found
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(opened, range(2))
+    assert first.scene is not second.scene
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "import os, time\n"
+        "from embeddings.workers import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    pool = Processes(1)._pool\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    script = tmp_path / "start.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(worker)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_workers_that_do_not_see_the_files_say_so(
+    tmp_path: Path, land: Any, write_raster: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = write_raster(tmp_path / "gone.tif", land(seed=3))
+    encode = workers.DaskWorkers.encode
+
+    def hidden(self: Any, work: Any, batches: Any) -> Any:
+        gone.unlink()
+        return encode(self, work, batches)
+
+    monkeypatch.setattr(workers.DaskWorkers, "encode", hidden)
+    job = RasterJob(
+        tmp_path / "store", "land", (str(gone),), chip="8", scheduler=cluster.scheduler_address
+    )
+    with pytest.raises(SourceError, match=r"worker of the Dask cluster.*no file.*under"):
+        embed_raster(job)
