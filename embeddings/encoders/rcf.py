@@ -125,7 +125,8 @@ class RcfEncoder:
         if count < SMALLEST_SAMPLE:
             raise NoDataError(
                 f"Only {count} chips of the scene have data, too few to fit the encoder on "
-                f"({SMALLEST_SAMPLE} at least). Give more of them: a larger scene or table, or a smaller --chip."
+                f"({SMALLEST_SAMPLE} at least). Give more: a larger scene or table, or a smaller "
+                "--chip."
             )
         drawn = options.features // (2 * options.turns)
         with threadpool_limits(1):  # one thread, so that the bytes do not depend on the machine
