@@ -6,7 +6,17 @@ import sys
 
 import click
 
-from embed_server.commands import chips, collections, locations, raster, remote_store, search, serve
+from embed_server.commands import (
+    chips,
+    collections,
+    index,
+    locations,
+    raster,
+    remote_store,
+    search,
+    serve,
+    sql,
+)
 from embed_server.console import EXIT_FAILED, EXIT_INTERRUPTED, note
 from embeddings import __version__
 from embeddings.errors import CancelledError, TerrakinError
@@ -46,6 +56,8 @@ for command in (
     remote_store.fetch,
     locations.grid,
     search.search,
+    index.index_command,
+    sql.sql,
     serve.serve,
     serve.demo,
 ):

@@ -124,11 +124,26 @@ class Client:
         return self._send("GET", f"/collections/{_id(collection)}/items/{_id(item)}")
 
     def search(
-        self, collection: str, at: tuple[float, float], k: int = 10, exclude_m: float = 0.0
+        self,
+        collection: str,
+        at: tuple[float, float] | None = None,
+        k: int = 10,
+        exclude_m: float = 0.0,
+        **more: Any,
     ) -> Json:
-        """Find the ``k`` places most like the one ``at`` (longitude, latitude) in degrees."""
-        body = {"at": list(at), "k": k, "exclude_m": exclude_m}
+        """Find the ``k`` places most like the one ``at`` (longitude, latitude) in degrees.
+
+        ``more`` is what else a search takes (docs/api.md): ``positive``, ``negative``,
+        ``filter``, ``apart_m``.
+        """
+        place = None if at is None else list(at)
+        body = {"at": place, "k": k, "exclude_m": exclude_m, **more}
         return self._send("POST", f"/collections/{_id(collection)}/search", json=body)
+
+    def sql(self, query: str, limit: int = 1_000, timeout_s: float = 30.0) -> Json:
+        """Answer one read-only SELECT over the collections, each a table of its name."""
+        body = {"query": query, "limit": limit, "timeout_s": timeout_s}
+        return self._send("POST", "/sql", json=body)
 
     def processes(self) -> list[Json]:
         """List what can run as a job."""

@@ -142,32 +142,6 @@ class Items(Sent):
     links: list[Link]
 
 
-class SearchRequest(Received):
-    """Which place to start from and how many kin to find."""
-
-    at: LonLatPair = Field(description="[longitude, latitude] in degrees.")
-    k: StrictInt = Field(default=10, ge=1)
-    exclude_m: StrictFloat = Field(default=0.0, ge=0, allow_inf_nan=False, description="Metres.")
-
-
-class SearchAnswer(Sent):
-    """The most similar places, best first, GeoJSON."""
-
-    type: Literal["FeatureCollection"] = "FeatureCollection"
-    features: list[Feature]
-    numberReturned: int  # noqa: N815 - OGC's name
-    numberMatched: int  # noqa: N815 - OGC's name
-    query: Feature
-    at: LonLatPair
-    collection: str
-    spec: dict[str, Any]
-    exclude_m: float
-    k: int
-    considered: int
-    timing_ms: dict[str, float]
-    terrakin_version: str
-
-
 class EmbedRasterInputs(Received):
     """What ``embed-raster`` takes; only ``files`` and ``collection`` are required.
 

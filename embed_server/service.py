@@ -12,14 +12,17 @@ from embed_server.errors import InvalidRequestError
 from embed_server.job import Work
 from embed_server.models import GEOJSON, Link
 from embed_server.processes import PROCESSES, find_process
+from embed_server.search_models import SearchRequest, SqlAnswer, SqlRequest
+from embed_server.search_request import search_query
 from embed_server.settings import LimitSettings
 from embeddings import __version__
 from embeddings.errors import CollectionNotFoundError, StoreFormatError
 from embeddings.export import items_geojson, result_geojson
-from embeddings.search import Searcher, SearchQuery
+from embeddings.search import Searcher
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
-from embeddings.types import Bounds, LonLat, TimeRange
+from embeddings.store.sql import SqlLimits, run_sql
+from embeddings.types import Bounds, TimeRange
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +114,25 @@ class Service:
         ]
         return {**feature, "links": [link.model_dump() for link in links]}
 
-    def search(self, collection_id: str, request: models.SearchRequest) -> dict[str, Any]:
-        """Find the places most like a place, as GeoJSON.
+    def search(self, collection_id: str, request: SearchRequest) -> dict[str, Any]:
+        """Find the places most like a place or examples, as GeoJSON.
 
-        Raises PlaceError, OutsideCoverageError, NoDataAtPlaceError or CollectionNotFoundError.
+        Raises InputError, OutsideCoverageError, NoDataAtPlaceError, ItemNotFoundError or
+        CollectionNotFoundError.
         """
         self._within("k", request.k, self._limits.max_k)
-        query = SearchQuery(at=LonLat(*request.at), k=request.k, exclude_m=request.exclude_m)
-        return result_geojson(self._searcher.search(collection_id, query))
+        query, notes = search_query(request)
+        return result_geojson(self._searcher.search(collection_id, query), notes)
+
+    def sql(self, request: SqlRequest) -> SqlAnswer:
+        """Answer one SELECT. Raises InputError."""
+        result = run_sql(self._store, request.query, SqlLimits(request.limit, request.timeout_s))
+        return SqlAnswer(
+            columns=result.columns,
+            rows=result.rows,
+            truncated=result.truncated,
+            seconds=result.seconds,
+        )
 
     def processes(self) -> models.Processes:
         """List what can run as a job."""

@@ -53,7 +53,7 @@ class LimitSettings(BaseSettings):
 
     max_body_bytes: int = Field(default=1024**2, ge=1, description="Size of a request's body.")
     max_k: int = Field(
-        default=10_000, ge=1, le=10_000, description="Places in the answer to one search."
+        default=50_000, ge=1, le=50_000, description="Places in the answer to one search."
     )
     max_items: int = Field(default=10_000, ge=1, description="Items on one page.")
     max_queued_jobs: int = Field(default=16, ge=1, description="Jobs waiting for their turn.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,15 @@ def items_geojson(items: pa.Table) -> list[Feature]:
     ]
 
 
-def result_geojson(result: SearchResult) -> dict[str, Any]:
+def result_geojson(result: SearchResult, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Turn a search result into the GeoJSON object of docs/api.md, Search."""
-    features = items_geojson(result.matches)
-    for rank, (feature, similarity) in enumerate(
-        zip(features, result.similarity.tolist(), strict=True), start=1
-    ):
+    features, item, at = items_geojson(result.matches), result.query_item, result.query.at
+    scores = zip(features, result.similarity.tolist(), result.percentile.tolist(), strict=True)
+    for rank, (feature, similarity, percentile) in enumerate(scores, start=1):
         feature["properties"] = {
             "rank": rank,
             "similarity": round(similarity, 6),
+            "percentile": round(100 * percentile, 4),
             **feature["properties"],
         }
     return {
@@ -67,13 +67,16 @@ def result_geojson(result: SearchResult) -> dict[str, Any]:
         "features": features,
         "numberReturned": len(features),
         "numberMatched": result.matched,
-        "query": items_geojson(result.query_item)[0],
-        "at": list(result.query.at.lonlat()),
+        "query": None if item is None else items_geojson(item)[0],
+        "at": None if at is None else list(at.lonlat()),
         "k": result.query.k,
         "exclude_m": result.query.exclude_m,
+        "apart_m": result.query.apart_m,
         "collection": result.collection.id,
         "spec": result.collection.spec.to_json(),
         "considered": result.considered,
+        "expected_recall": round(result.expected_recall, 4),
+        "notes": list(notes),
         "timing_ms": {stage: round(1000 * s, 3) for stage, s in result.seconds.items()},
         "terrakin_version": __version__,
     }
@@ -139,6 +142,7 @@ def _columns(answer: Mapping[str, Any]) -> dict[str, pa.Array]:
         "id": pa.string(),
         "rank": pa.int32(),
         "similarity": pa.float64(),
+        "percentile": pa.float64(),
         "datetime": pa.string(),
         "grid_cell": pa.string(),
         "lon": pa.float64(),

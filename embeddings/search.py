@@ -1,14 +1,13 @@
-"""A place, and the places that are like it: locate, scan, fetch."""
+"""A place or examples, and the places that are like them: locate, filter, scan, fetch."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,64 +20,79 @@ from embeddings.errors import (
     NoDataAtPlaceError,
     OutsideCoverageError,
 )
-from embeddings.index.base import Index
-from embeddings.index.exact import ExactIndex
+from embeddings.index.base import Found
+from embeddings.loaded import Loaded, load, state_of
+from embeddings.query import filters
+from embeddings.query.calibration import Scale
+from embeddings.query.examples import Examples, Resolved, direction, resolve
+from embeddings.query.filters import Filter
+from embeddings.spacing import EARTH_RADIUS_M, distance_m, spread
 from embeddings.store import Collection, Scene, Store
-from embeddings.store.reader import Reader
 from embeddings.types import LonLat
 
-MAX_K = 10_000
-EARTH_RADIUS_M = 6_371_008.8
-"""Mean radius (IUGG); distances are great circles on this sphere."""
+__all__ = [
+    "EARTH_RADIUS_M",
+    "MAX_K",
+    "SearchQuery",
+    "SearchResult",
+    "Searcher",
+    "distance_m",
+]
+
+MAX_K = 50_000
+CROWD = 8
+"""With a spacing, first so many times k are looked for, then as many times more."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """Find the ``k`` chips most like the one at ``at``.
+    """Find the ``k`` chips most like the one at ``at``, or most like examples.
 
-    Chips whose centre lies within ``exclude_m`` metres of the query chip's centre are left out,
-    and always the query chip itself. Raises InputError.
+    ``at`` is a positive example like those of ``positive``. Chips whose centre lies within
+    ``exclude_m`` metres of a positive example's centre are left out, and always the examples
+    themselves. Results meet ``filter``, and lie ``apart_m`` metres from each other. Raises
+    InputError.
     """
 
-    at: LonLat
+    at: LonLat | None = None
     k: int = 10
     exclude_m: float = 0.0
+    positive: Examples = field(default_factory=Examples)
+    negative: Examples = field(default_factory=Examples)
+    filter: Filter = field(default_factory=Filter)
+    apart_m: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
             raise InputError(f"k is {self.k}; it may be 1 to {MAX_K:,}.")
-        if not 0 <= self.exclude_m < float("inf"):
-            raise InputError(f"The exclusion radius is {self.exclude_m}; give 0 metres or more.")
+        for name, metres in (("exclusion radius", self.exclude_m), ("spacing", self.apart_m)):
+            if not 0 <= metres < float("inf"):
+                raise InputError(f"The {name} is {metres}; give 0 metres or more.")
+        if self.at is None and not self.positive.count:
+            raise InputError("Nothing to search for: give a place or another positive example.")
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The kin of a place.
+    """The kin of a place or of examples.
 
-    ``matches`` has the item columns in the order of rank, ``similarity`` the cosines ``(m,)
-    float32``; ``query_item`` is the query's own row; ``matched`` counts the rows that could have
-    been returned, ``considered`` those compared; ``seconds`` the time by stage.
+    ``matches`` has the item columns in the order of rank; ``similarity (m,) float32`` are cosines
+    and ``percentile (m,)`` the shares, 0 to 1, of random pairs of the collection that are at most
+    so alike. ``query_item`` is the row at the query's place, None without one; ``matched`` counts
+    the rows that could have been returned, ``considered`` those compared, ``expected_recall`` is
+    the share of the true best that an answer like this holds; ``seconds`` the time by stage.
     """
 
     collection: Collection
     query: SearchQuery
-    query_item: pa.Table
+    query_item: pa.Table | None
     matches: pa.Table
     similarity: NDArray[np.float32]
+    percentile: NDArray[np.float64]
     matched: int
     considered: int
+    expected_recall: float
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """One state of a collection, ready to be searched."""
-
-    state: str
-    reader: Reader
-    index: Index
-    lon: NDArray[np.float64]
-    lat: NDArray[np.float64]
 
 
 class Searcher:
@@ -86,14 +100,15 @@ class Searcher:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, Loaded] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
 
     def search(self, name: str, query: SearchQuery) -> SearchResult:
-        """Return the places most like the one asked for.
+        """Return the places most like those asked for.
 
-        Raises CollectionNotFoundError, OutsideCoverageError, NoDataAtPlaceError or StoreError.
+        Raises CollectionNotFoundError, ItemNotFoundError, OutsideCoverageError,
+        NoDataAtPlaceError, InputError or StoreError.
         """
         clock = [time.perf_counter()]
         self._forget_lost()
@@ -104,39 +119,48 @@ class Searcher:
             )
         loaded = self._load(collection)
         clock.append(time.perf_counter())
-        item = _locate(collection, loaded, query.at)
-        position = int(item["position"][0].as_py())
+        locate = partial(_position, collection, loaded)
+        at = None if query.at is None else locate(query.at)
+        positive, negative = _examples(loaded, query, locate)
+        if at is not None:
+            own = Resolved(loaded.index.vector(at)[None], np.array([at], np.int64))
+            positive = Resolved(
+                np.concatenate([own.vectors, positive.vectors]),
+                np.concatenate([own.rows, positive.rows]),
+            )
+        vector = _vector(loaded, positive, negative)
         clock.append(time.perf_counter())
-        place = LonLat(loaded.lon[position], loaded.lat[position])
-        # Without a radius, another date at the same centre is a match.
-        away = distance_m(place, loaded.lon, loaded.lat)
-        mask = (away > query.exclude_m) | (query.exclude_m == 0)
-        mask[position] = False
-        rows, similarity = loaded.index.search(loaded.index.vector(position), query.k, mask)
+        allowed = _allowed(loaded, query, positive, negative)
         clock.append(time.perf_counter())
-        matches = loaded.reader.rows(rows)
+        found = _search(loaded, vector, query, allowed)
         clock.append(time.perf_counter())
-        stages = ("open", "locate", "scan", "fetch")
-        seconds = {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}
+        single = len(positive.vectors) == 1 and not len(negative.vectors)
+        scale = loaded.pairs if single else Scale.of_query(vector, loaded.sample)
+        matches = loaded.rows(found.rows)
+        clock.append(time.perf_counter())
+        stages = ("open", "locate", "filter", "scan", "fetch")
         return SearchResult(
             collection,
             query,
-            item.drop_columns("position"),
+            None if at is None else loaded.rows(np.array([at])),
             matches,
-            similarity,
-            int(mask.sum()),
-            loaded.index.count,
-            seconds,
+            found.cosines,
+            scale.percentile(found.cosines),
+            allowed.count,
+            found.considered,
+            found.expected_recall,
+            {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)},
         )
 
-    def _load(self, collection: Collection) -> _Loaded:
+    def _load(self, collection: Collection) -> Loaded:
         with self._guard:
             lock = self._locks[collection.id]
         # Others wait only for the collection that they search themselves.
         with lock:
             known = self._loaded.get(collection.id)
-            if known is None or known.state != collection.state:
-                known = _load(collection)
+            state = state_of(collection)
+            if known is None or known.state != state:
+                known = load(collection, state)
                 self._loaded[collection.id] = known
             return known
 
@@ -148,29 +172,80 @@ class Searcher:
                 del self._loaded[name]
 
 
-def _load(collection: Collection) -> _Loaded:
-    reader = Reader(collection)
-    spec = collection.spec
-    offset = np.asarray(spec.centre, dtype=np.float32) if spec.centre is not None else None
-    centres: list[Any] = []
-
-    def vectors() -> Iterator[NDArray[np.float32]]:
-        for batch, values in reader.batches():
-            centres.append((batch.column("lon").to_numpy(), batch.column("lat").to_numpy()))
-            yield values if offset is None else values - offset
-
-    index = ExactIndex(vectors(), collection.count, spec.dim)
-    lon, lat = (np.concatenate(axis) for axis in zip(*centres, strict=True))
-    return _Loaded(collection.state, reader, index, lon, lat)
+def _examples(
+    loaded: Loaded, query: SearchQuery, locate: partial[int]
+) -> tuple[Resolved, Resolved]:
+    """Look up the positive and the negative examples."""
+    vectors = loaded.index.vectors
+    positive = resolve(query.positive, loaded.items, vectors, locate)
+    return positive, resolve(query.negative, loaded.items, vectors, locate)
 
 
-def _locate(collection: Collection, loaded: _Loaded, at: LonLat) -> pa.Table:
+def _vector(loaded: Loaded, positive: Resolved, negative: Resolved) -> NDArray[np.float32]:
+    """Return the unit vector ``(dim,)`` to search with."""
+    if len(positive.vectors) == 1 and not len(negative.vectors):
+        first: NDArray[np.float32] = positive.vectors[0]
+        return first
+    return direction(positive.vectors, negative.vectors, loaded.background)
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """Which rows may be returned: a mask where almost all may, else their sorted numbers."""
+
+    mask: NDArray[np.bool_] | None
+    rows: NDArray[np.int64] | None
+    count: int
+
+
+def _allowed(
+    loaded: Loaded, query: SearchQuery, positive: Resolved, negative: Resolved
+) -> _Allowed:
+    items = loaded.items
+    near = [
+        (LonLat(float(items.lon[row]), float(items.lat[row])), query.exclude_m)
+        for row in positive.rows.tolist()
+    ]
+    wanted = replace(query.filter, exclude=(*query.filter.exclude, *near))
+    own = np.concatenate([positive.rows, negative.rows])
+    if wanted.only_excludes:
+        mask = filters.mask(items, wanted)
+        mask = np.ones(items.count, bool) if mask is None else mask
+        mask[own] = False
+        return _Allowed(mask, None, int(mask.sum()))
+    rows = filters.rows(items, wanted)
+    assert rows is not None
+    rows = rows[~np.isin(rows, own)]
+    return _Allowed(None, rows, len(rows))
+
+
+def _search(
+    loaded: Loaded, vector: NDArray[np.float32], query: SearchQuery, allowed: _Allowed
+) -> Found:
+    """Return the best rows; with a spacing, the first that lie so far from all before them."""
+    look = partial(loaded.index.search, vector, mask=allowed.mask, rows=allowed.rows)
+    if not query.apart_m:
+        return look(query.k)
+    items, many = loaded.items, query.k * CROWD
+    while True:
+        found = look(min(many, MAX_K))
+        kept = spread(items.lon[found.rows], items.lat[found.rows], query.apart_m, query.k)
+        if len(kept) == query.k or many >= min(MAX_K, allowed.count):
+            return replace(found, rows=found.rows[kept], cosines=found.cosines[kept])
+        many *= CROWD
+
+
+def _position(collection: Collection, loaded: Loaded, at: LonLat) -> int:
+    return int(_locate(collection, loaded, at)["position"][0].as_py())
+
+
+def _locate(collection: Collection, loaded: Loaded, at: LonLat) -> pa.Table:
     """Return the row (with ``position``) whose footprint contains the place, nearest centre first.
 
     Raises NoDataAtPlaceError inside a scene, OutsideCoverageError elsewhere; both name the
     nearest chip.
     """
-    candidates = loaded.reader.around(at)
+    candidates = loaded.around(at)
     if candidates.num_rows:
         point = shapely.Point(*at.lonlat())
         inside = shapely.intersects(shapely.from_wkb(candidates["geometry"].to_pylist()), point)
@@ -183,15 +258,15 @@ def _locate(collection: Collection, loaded: _Loaded, at: LonLat) -> pa.Table:
 
 
 def _nothing_there(
-    collection: Collection, loaded: _Loaded, at: LonLat
+    collection: Collection, loaded: Loaded, at: LonLat
 ) -> NoDataAtPlaceError | OutsideCoverageError:
-    away = distance_m(at, loaded.lon, loaded.lat)
+    away = distance_m(at, loaded.items.lon, loaded.items.lat)
     nearest = int(np.argmin(away))
     item = loaded.reader.rows([nearest])
     where = f"{at.lon:.5f}, {at.lat:.5f}"
     near = (
         f"The nearest chip is '{item['id'][0].as_py()}', {away[nearest] / 1000:,.2f} km away at "
-        f"{loaded.lon[nearest]:.5f}, {loaded.lat[nearest]:.5f}."
+        f"{loaded.items.lon[nearest]:.5f}, {loaded.items.lat[nearest]:.5f}."
     )
     point = shapely.Point(*at.lonlat())
     if collection.spec.layout is None:
@@ -237,13 +312,3 @@ def _why_no_chip(scene: Scene, at: LonLat) -> _Reason:
     if between:
         return _Reason.GAP
     return _Reason.MASKED if scene.complete else _Reason.UNFINISHED
-
-
-def distance_m(
-    place: LonLat, lon: NDArray[np.float64], lat: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return great-circle distances in metres to points ``(n,)`` in degrees (haversine)."""
-    lat1, lat2 = np.radians(place.lat), np.radians(lat)
-    half_lon = np.radians(lon - place.lon) / 2
-    a = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin(half_lon) ** 2
-    return np.asarray(2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(a, 1.0))))

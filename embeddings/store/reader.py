@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import duckdb
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embeddings import codec
-from embeddings.errors import ItemNotFoundError, StoreFormatError
+from embeddings.errors import InputError, ItemNotFoundError, StoreFormatError
 from embeddings.store.collection import Collection
 from embeddings.store.schema import embedding_matrix, item_columns
 from embeddings.types import Bounds, LonLat, TimeRange
@@ -48,7 +48,7 @@ class Reader:
         self.collection = collection
         self._files = [path.as_posix() for path in collection.part_paths]
         self._columns = item_columns(collection.spec)
-        self._items = ", ".join(map(_quoted, self._columns))
+        self._items = ", ".join(map(quoted, self._columns))
         self._database = duckdb.connect(":memory:", config=_CONFIG)
         self._database.execute("SET GLOBAL TimeZone = 'UTC'")
         # Geometry stays WKB.
@@ -137,6 +137,52 @@ class Reader:
                     stored = embedding_matrix(batch.column("embedding"))
                     yield batch, codec.decode(stored, spec.dtype, spec.scale)
 
+    def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, a part at a time, in the order of the rows."""
+        for file in self._files:
+            with _reading(file):
+                yield pq.read_table(file, columns=list(names), partitioning=None)
+
+    def vectors(self, positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors ``(m, dim) float32`` at these row numbers, in that order.
+
+        Only the row groups that hold one are read.
+        """
+        wanted = np.asarray(positions, dtype=np.int64)
+        spec, starts = self.collection.spec, self._starts()
+        out = np.empty((len(wanted), spec.dim), np.float32)
+        for path, first, last in zip(self._files, starts[:-1], starts[1:], strict=True):
+            here = np.flatnonzero((wanted >= first) & (wanted < last))
+            if len(here):
+                with _reading(path):
+                    stored = _embeddings(path, wanted[here] - first)
+                out[here] = codec.decode(stored, spec.dtype, spec.scale)
+        return out
+
+    def matching(self, condition: str, values: dict[str, Any]) -> NDArray[np.int64]:
+        """Return the sorted row numbers that meet a condition on the columns.
+
+        ``condition`` is SQL made by ``embeddings.query.expression``, its ``values`` by name.
+        """
+        source = f"read_parquet($files, filename = '{_FILE}', file_row_number = true)"
+        query = (
+            f"SELECT {_FILE}, list(file_row_number) AS numbers FROM {source} WHERE {condition} "
+            f"GROUP BY {_FILE}"
+        )
+        table = self._table(query, values)
+        if not table.num_rows:
+            return np.empty(0, np.int64)
+        first = dict(zip(self._files, self._starts(), strict=False))
+        numbers = table["numbers"].combine_chunks()
+        starts = np.repeat([first[f] for f in table[_FILE].to_pylist()], numbers.value_lengths())
+        return np.sort(numbers.flatten().to_numpy(zero_copy_only=False) + starts).astype(np.int64)
+
+    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the sorted row numbers of the items of these ids; those not there are left out."""
+        if not ids:
+            return np.empty(0, np.int64)
+        return self.matching("id IN (SELECT unnest($ids))", {"ids": list(ids)})
+
     def _starts(self) -> list[int]:
         """Return the row number of each file's first row, and the count of all rows."""
         rows = [part.rows for part in self.collection.parts if part.rows]
@@ -154,6 +200,85 @@ class Reader:
         return pa.table({name: pa.array([], pa.string()) for name in (*self._columns, "position")})
 
 
+class Sandbox:
+    """A database that sees some files, through views, and nothing else of the machine.
+
+    It opens no other file, no network address and no extension, writes nothing, and its settings
+    are locked. Views over files that cannot be read are left out.
+    """
+
+    def __init__(self, views: dict[str, str], files: Sequence[str], memory_mb: int) -> None:
+        """Make the views, SQL by name; their ``files`` are absolute paths."""
+        self._database = duckdb.connect(":memory:", config=_CONFIG)
+        allowed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        for setting in (
+            f"allowed_paths = [{allowed}]",
+            f"memory_limit = '{memory_mb}MB'",
+            "temp_directory = ''",
+            "TimeZone = 'UTC'",
+            "enable_geoparquet_conversion = false",
+            "enable_external_access = false",
+        ):
+            self._database.execute(f"SET GLOBAL {setting}")
+        # Else a name that is no table could be an object of this process.
+        self._database.execute("SET python_enable_replacements = false")
+        self._views: list[str] = []
+        for name, statement in views.items():
+            with suppress(*_UNREADABLE):
+                self._database.execute(statement)
+                self._views.append(name)
+        self._database.execute("SET lock_configuration = true")
+        self._stopped = False
+
+    def select(self, text: str, rows: int) -> pa.RecordBatchReader:
+        """Begin one SELECT. Raises InputError for anything else, and for what DuckDB refuses."""
+        with self._refusing():
+            statements = self._database.extract_statements(text)
+            if [each.type for each in statements] != [duckdb.StatementType.SELECT]:
+                raise InputError(
+                    "A query is one SELECT, WITH ... SELECT, DESCRIBE or SHOW TABLES; nothing "
+                    "that writes, sets or loads, and no second statement."
+                )
+            return self._database.sql(statements[0]).to_arrow_reader(rows)
+
+    def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a query. Raises TimeoutError if it was interrupted, or InputError."""
+        with self._refusing():
+            yield from reader
+
+    def interrupt(self) -> None:
+        """Stop the query, from another thread."""
+        self._stopped = True
+        self._database.interrupt()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if self._stopped:
+                raise TimeoutError from error
+            text = str(error).strip().split("\n\n", maxsplit=1)[0]
+            there = ", ".join(self._views) or "none"
+            raise InputError(
+                f"The query was refused: {text} Tables are the collections: {there}."
+            ) from error
+
+
+def _embeddings(file: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the stored vectors at some rows of one file, in that order."""
+    with pq.ParquetFile(file) as parquet:
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        ends = np.cumsum(sizes)
+        groups = np.searchsorted(ends, rows, side="right")
+        needed = np.unique(groups)
+        # The rows of the groups left out come before some of those read.
+        skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), needed), 0, sizes))
+        table = parquet.read_row_groups(needed.tolist(), columns=["embedding"])
+        stored: NDArray[Any] = embedding_matrix(table["embedding"])
+        return np.asarray(stored[rows - skipped[groups]])
+
+
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
     """Turn the errors of reading Parquet into StoreFormatError."""
@@ -166,7 +291,7 @@ def _reading(what: str) -> Iterator[None]:
         ) from error
 
 
-def _quoted(column: str) -> str:
+def quoted(column: str) -> str:
     """Return the name of a column as SQL writes it."""
     return '"' + column.replace('"', '""') + '"'
 

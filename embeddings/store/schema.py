@@ -25,7 +25,7 @@ ITEM_COLUMNS = ("id", "grid_cell", "datetime", "lon", "lat", "bbox", "geometry")
 
 RESERVED_COLUMNS = frozenset(
     {*ITEM_COLUMNS, "embedding", "order", "position", "file_row_number", "terrakin_file"}
-    | {"query", "rank", "similarity", "fid", "geom"}
+    | {"query", "rank", "similarity", "percentile", "fid", "geom"}
 )
 """Names that no attribute may have: columns of a part, of a result, of a GeoPackage."""
 

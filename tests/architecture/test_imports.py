@@ -21,8 +21,8 @@ EMBEDDINGS = [
 """All others stand above: search, export, pipeline and what uses them."""
 
 SERVER = [
-    {"models", "errors", "settings", "console", "options"},
-    {"ready_file", "job", "client"},
+    {"models", "search_models", "errors", "settings", "console", "options"},
+    {"ready_file", "job", "client", "search_request"},
     {"service", "jobs", "processes", "security"},
     {"routes"},
     {"app"},

@@ -12,9 +12,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import embed_speed
+import index_speed
 import location_quality
 import location_speed
 import quality
+import query_quality
 import rcf_quality
 import rcf_speed
 import search_speed
@@ -34,6 +36,8 @@ def main() -> int:
         },
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "search": search_speed.run(),
+        "index": index_speed.run(),
+        "queries": query_quality.run(DATA),
         "embed": embed_speed.run(DATA),
         "rcf": rcf_speed.run(),
         "rcf_probes": rcf_quality.run(DATA),

@@ -16,8 +16,14 @@ from embed_server.models import (
     EmbedReport,
     JobStatus,
     Problem,
+)
+from embed_server.search_models import (
+    ExamplesRequest,
+    FilterRequest,
     SearchAnswer,
     SearchRequest,
+    SqlAnswer,
+    SqlRequest,
 )
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
 
@@ -98,6 +104,10 @@ def test_every_setting_is_documented_and_exists() -> None:
         (Collection, "Collection"),
         (SearchRequest, "Search"),
         (SearchAnswer, "Search"),
+        (ExamplesRequest, "Search"),
+        (FilterRequest, "Search"),
+        (SqlRequest, "SQL"),
+        (SqlAnswer, "SQL"),
         (JobStatus, "Jobs"),
         (EmbedRasterInputs, "Jobs"),
         (EmbedReport, "Jobs"),

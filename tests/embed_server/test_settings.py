@@ -19,7 +19,7 @@ def test_the_defaults_are_safe() -> None:
     assert settings.server.port == 0
     assert settings.server.ready_file is None
     assert not settings.server.stop_with_stdin
-    assert settings.limits.max_k == settings.limits.max_items == 10_000
+    assert (settings.limits.max_k, settings.limits.max_items) == (50_000, 10_000)
 
 
 def test_every_start_has_its_own_long_token() -> None:
@@ -46,7 +46,7 @@ def test_the_environment_sets_what_is_not_given(monkeypatch: pytest.MonkeyPatch)
     ("name", "value"),
     [
         ("TERRAKIN_LIMIT_MAX_K", "0"),
-        ("TERRAKIN_LIMIT_MAX_K", "10001"),
+        ("TERRAKIN_LIMIT_MAX_K", "50001"),
         ("TERRAKIN_LIMIT_STOP_WAIT_S", "long"),
         ("TERRAKIN_TOKEN", "short"),
     ],

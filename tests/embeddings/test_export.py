@@ -24,7 +24,7 @@ from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
 from embeddings.types import LonLat
 
-ATTRIBUTES = ["id", "rank", "similarity", "datetime", "grid_cell", "lon", "lat"]
+ATTRIBUTES = ["id", "rank", "similarity", "percentile", "datetime", "grid_cell", "lon", "lat"]
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +87,12 @@ def test_the_file_says_where_it_comes_from(
 
 def test_the_geojson_object_is_what_the_interface_says(answer: dict[str, Any]) -> None:
     assert answer["type"] == "FeatureCollection"
-    assert (answer["numberReturned"], answer["considered"]) == (200, 288)
+    assert (answer["numberReturned"], answer["considered"]) == (200, 283)
     first = answer["features"][0]
     assert list(first["properties"]) == [
         "rank",
         "similarity",
+        "percentile",
         "lon",
         "lat",
         "datetime",

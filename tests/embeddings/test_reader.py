@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
 from embeddings.errors import ItemNotFoundError
 from embeddings.store import Collection, Scene
-from embeddings.store.reader import Reader
+from embeddings.store.reader import Reader, _embeddings
 from embeddings.store.schema import ITEM_COLUMNS, embedding_array
 from embeddings.store.writer import CollectionWriter, batch_table
 from embeddings.types import Bounds, LonLat, TimeRange
@@ -239,3 +240,36 @@ def test_attributes_come_with_the_items(with_attributes: Collection) -> None:
     assert here["position"].to_pylist() == [5]
     assert reader.rows([]).column_names[: len(names)] == names
     assert [len(vectors) for _, vectors in reader.batches()] == [3, 3]
+
+
+def test_vectors_and_columns_come_in_row_order(small: Collection) -> None:
+    reader = Reader(small)
+    everything = np.concatenate([values for _, values in reader.batches()])
+    wanted = [287, 0, 143, 144, 5, 287]
+    assert reader.vectors(wanted).tolist() == everything[wanted].tolist()
+    assert reader.vectors([]).shape == (0, small.spec.dim)
+    names = reader.items(limit=1000)["id"].to_pylist()
+    assert [n for table in reader.columns(("id", "lon")) for n in table["id"].to_pylist()] == names
+
+
+def test_vectors_are_read_of_few_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "groups.parquet"
+    values = np.arange(400, dtype=np.float32).reshape(100, 4)
+    pq.write_table(pa.table({"embedding": embedding_array(values)}), path, row_group_size=7)
+    for rows in ([99, 0, 50, 50, 13, 14], [41], [0], list(range(99, -1, -1))):
+        assert _embeddings(str(path), np.array(rows)).tolist() == values[rows].tolist()
+
+
+def test_conditions_and_ids_give_row_numbers(small: Collection) -> None:
+    reader = Reader(small)
+    names = reader.items(limit=1000)["id"].to_pylist()
+    some = ["b_11_11", "a_0_0", "nowhere", "' OR 1=1 --"]
+    expected = [row for row, name in enumerate(names) if name in some]
+    assert reader.find(some).tolist() == expected
+    assert len(expected) == 2
+    assert reader.find([]).tolist() == []
+    assert reader.matching("id LIKE $what", {"what": "b%"}).tolist() == list(range(144, 288))
+    assert reader.matching("false", {}).dtype == np.int64
+    empty = Reader(replace(small, scenes=()))
+    assert empty.find(["a_0_0"]).tolist() == []
+    assert list(empty.columns(("lon",))) == []

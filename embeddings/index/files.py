@@ -1,0 +1,165 @@
+"""The files of an index and what ``index.json`` says of them.
+
+COLLECTION/index/.lock                 held by the one builder
+COLLECTION/index/KEY-1/index.json      what it is, what it belongs to, its recall curve
+COLLECTION/index/KEY-1/vectors.f16     unit vectors, float16, in the order of the rows
+COLLECTION/index/KEY-1/ivf.faiss       centres and inverted lists, memory-mapped (kind "ivf")
+COLLECTION/index/.building-KEY/        an index that is not finished
+
+KEY stands for the rows and the vector space; the number grows when an index is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from embeddings.atomic import write_text
+from embeddings.errors import StoreFormatError
+from embeddings.index.curve import RecallCurve
+from embeddings.index.lists import LISTS_FILE
+from embeddings.store.collection import Collection
+
+INDEX_FORMAT_VERSION = 1
+
+INDEX_FOLDER = "index"
+MANIFEST_FILE = "index.json"
+VECTORS_FILE = "vectors.f16"
+LOCK_FILE = ".lock"
+BUILDING = ".building-"
+
+SAMPLES = 64
+SAMPLE_BYTES = 4096
+
+Kind = Literal["scan", "ivf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """By what a file is known again: its size, and a hash of 64 pieces of it."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Look at a file. Raises OSError."""
+        size = path.stat().st_size
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for piece in range(SAMPLES):
+                file.seek(max(0, size - SAMPLE_BYTES) * piece // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+        return cls(size, digest.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index is: the content of ``index.json``."""
+
+    key: str
+    kind: Kind
+    count: int
+    dim: int
+    code: str
+    """How vectors stand in the lists; empty without lists."""
+    lists: int
+    target_recall: float
+    curve: RecallCurve | None
+    files: Mapping[str, Mark]
+    created: str
+    seconds: float
+
+    def save(self, folder: Path) -> None:
+        """Write ``index.json`` atomically."""
+        data = {"format": "terrakin-index", "format_version": INDEX_FORMAT_VERSION, **asdict(self)}
+        write_text(folder / MANIFEST_FILE, json.dumps(data, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``index.json`` and check the files. Raises StoreFormatError, saying what is wrong.
+
+        A byte changed between the pieces that are looked at is not noticed.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            manifest = cls._from_json(data)
+            wrong = [
+                name for name, mark in manifest.files.items() if Mark.of(folder / name) != mark
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreFormatError(
+                f"{path} is missing or damaged ({error}). Build the index again."
+            ) from error
+        if wrong:
+            raise StoreFormatError(
+                f"{folder / wrong[0]} is not the file that was written. Build the index again."
+            )
+        return manifest
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        version = (data.pop("format"), data.pop("format_version"))
+        if version != ("terrakin-index", INDEX_FORMAT_VERSION):
+            raise ValueError(
+                f"it is {version[0]} of version {version[1]}; this release reads "
+                f"{INDEX_FORMAT_VERSION}"
+            )
+        if data["kind"] not in ("scan", "ivf"):
+            raise ValueError(f"kind {data['kind']} is not known")
+        named = {VECTORS_FILE} | ({LISTS_FILE} if data["kind"] == "ivf" else set())
+        if set(data["files"]) != named:
+            raise ValueError(f"it names the files {sorted(data['files'])}")
+        data["files"] = {name: Mark(**mark) for name, mark in data["files"].items()}
+        if data["curve"] is not None:
+            data["curve"] = RecallCurve.from_json(data["curve"])
+        if (data["curve"] is None) != (data["kind"] == "scan"):
+            raise ValueError("its recall curve does not go with its kind")
+        return cls(**data)
+
+
+def key_of(collection: Collection) -> str:
+    """Return what changes whenever the rows change, or how their vectors are understood."""
+    spec = collection.spec
+    vectors = json.dumps([spec.dim, spec.dtype, spec.scale, spec.centre])
+    return hashlib.sha256((collection.state + vectors).encode()).hexdigest()[:24]
+
+
+def index_root(collection: Collection) -> Path:
+    """Return the folder of all the collection's indexes."""
+    return collection.path / INDEX_FOLDER
+
+
+def building_folder(collection: Collection) -> Path:
+    """Return where the index is made."""
+    return index_root(collection) / f"{BUILDING}{key_of(collection)}-v{INDEX_FORMAT_VERSION}"
+
+
+def finished_folders(collection: Collection) -> list[Path]:
+    """Return the folders of finished indexes of the collection as it stands, newest first."""
+    found = list(index_root(collection).glob(f"{key_of(collection)}-*"))
+    return sorted(found, key=_number, reverse=True)
+
+
+def next_folder(collection: Collection) -> Path:
+    """Return where a finished index goes."""
+    newest = max(map(_number, finished_folders(collection)), default=0)
+    return index_root(collection) / f"{key_of(collection)}-{newest + 1}"
+
+
+def remove_others(collection: Collection, kept: Path) -> None:
+    """Remove all but one folder. What Windows holds open goes with the next build."""
+    for folder in index_root(collection).iterdir():
+        if folder.is_dir() and folder != kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _number(folder: Path) -> int:
+    text = folder.name.rpartition("-")[2]
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,116 @@
+"""One state of a collection in memory: what a search needs of it, kept from click to click."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embeddings.errors import InputError
+from embeddings.index.base import Index
+from embeddings.index.exact import ExactIndex
+from embeddings.index.files import finished_folders
+from embeddings.index.open import open_index
+from embeddings.query.calibration import Scale
+from embeddings.query.examples import Background, background
+from embeddings.query.items import ItemTable
+from embeddings.store import Collection
+from embeddings.store.reader import Reader
+from embeddings.store.schema import item_columns
+from embeddings.types import LonLat
+
+IN_MEMORY_BYTES = 8 * 2**30
+"""Larger collections are not read into memory; they need an index."""
+MOST_ROWS_HELD = 2_000_000
+"""Of larger collections, rows are read from Parquet when they are needed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One state of a collection, ready to be searched."""
+
+    state: str
+    reader: Reader
+    index: Index
+    items: ItemTable
+
+    @cached_property
+    def table(self) -> pa.Table | None:
+        """All columns but the embedding, of collections that are not too large for memory."""
+        if self.items.count > MOST_ROWS_HELD:
+            return None
+        columns = item_columns(self.reader.collection.spec)
+        parts = [part.replace_schema_metadata(None) for part in self.reader.columns(columns)]
+        return pa.concat_tables(parts).combine_chunks() if parts else None
+
+    def rows(self, positions: NDArray[np.int64]) -> pa.Table:
+        """Return rows by their numbers, in that order."""
+        if self.table is None or not len(positions):
+            return self.reader.rows(positions)
+        return self.table.take(positions)
+
+    @cached_property
+    def boxes(self) -> tuple[NDArray[np.float64], ...]:
+        """West, south, east and north ``(count,)`` of the footprints; west > east over ±180."""
+        assert self.table is not None
+        box = self.table["bbox"].combine_chunks()
+        box = box.chunk(0) if isinstance(box, pa.ChunkedArray) else box
+        return tuple(box.field(side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax"))
+
+    def around(self, at: LonLat) -> pa.Table:
+        """Return the rows whose box contains a place, with their number ``position``."""
+        if self.table is None:
+            return self.reader.around(at)
+        west, south, east, north = self.boxes
+        lon, lat = at.lonlat()
+        after, before = west <= lon, lon <= east
+        inside = np.where(west <= east, after & before, after | before)
+        positions = np.flatnonzero(inside & (south <= lat) & (lat <= north))
+        return self.table.take(positions).append_column("position", pa.array(positions))
+
+    @cached_property
+    def sample(self) -> NDArray[np.float32]:
+        """Unit vectors of a seeded sample of the rows."""
+        return background(self.index.count, self.index.vectors)
+
+    @cached_property
+    def pairs(self) -> Scale:
+        """How alike random pairs of places are."""
+        return Scale.of_pairs(self.sample)
+
+    @cached_property
+    def background(self) -> Background:
+        """What the collection's vectors are like as a whole."""
+        return Background.of(self.sample)
+
+
+def state_of(collection: Collection) -> str:
+    """Return what changes with the rows, and with a new index of them."""
+    return f"{collection.state} {[folder.name for folder in finished_folders(collection)]}"
+
+
+def load(collection: Collection, state: str) -> Loaded:
+    """Open a collection's index, or make one in memory. Raises InputError if it is too large."""
+    reader = Reader(collection)
+    index = open_index(collection) or _in_memory(collection, reader)
+    return Loaded(state, reader, index, ItemTable.load(reader))
+
+
+def _in_memory(collection: Collection, reader: Reader) -> ExactIndex:
+    spec = collection.spec
+    if 4 * spec.dim * collection.count > IN_MEMORY_BYTES:
+        raise InputError(
+            f"Collection '{collection.id}' is too large to be compared in memory and has no index "
+            f"of its present rows. Run 'terrakin index --collection {collection.id}' first."
+        )
+    offset = np.asarray(spec.centre, dtype=np.float32) if spec.centre is not None else None
+
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        for _, values in reader.batches():
+            yield values if offset is None else values - offset
+
+    return ExactIndex(vectors(), collection.count, spec.dim)

@@ -1,0 +1,1 @@
+"""What a search asks for: which rows, like which examples, and how sure an answer is."""
