@@ -101,7 +101,7 @@ def test_the_geojson_object_is_what_the_interface_says(answer: dict[str, Any]) -
     assert first["geometry"]["type"] == "Polygon"
     assert first["bbox"][0] < first["properties"]["lon"] < first["bbox"][2]
     assert json.loads(json.dumps(answer, allow_nan=False))["features"] == answer["features"]
-    assert set(answer["timing_ms"]) == {"open", "locate", "scan", "fetch"}
+    assert set(answer["timing_ms"]) == {"open", "locate", "filter", "scan", "fetch"}
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet"])
