@@ -17,7 +17,7 @@ WIDEST = 60
 """Characters of a value that a table for people shows."""
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("query")
 @store_option
 @click.option("--limit", default=1_000, show_default=True, help="Most rows to answer.")
