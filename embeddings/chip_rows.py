@@ -18,13 +18,11 @@ from embeddings.spec import EmbeddingSpec
 from embeddings.store import Collection
 from embeddings.store.coverage import absent_table, with_absent
 from embeddings.store.layout import staged_file
-from embeddings.store.schema import embedding_array, rows_per_part
+from embeddings.store.schema import box_rows, embedding_array, rows_per_part
 from embeddings.store.writer import CollectionWriter, batch_table
 
 _UNREADABLE = b"terrakin:unreadable"
 """Key of a staged batch's schema: how many of its images could not be read."""
-
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
@@ -115,5 +113,5 @@ class ChipWriting:
 
     def _shapes(self, rows: Sequence[int]) -> tuple[list[bytes], list[dict[str, float]]]:
         shapes, boxes = self.plan.footprints(rows)
-        named = [dict(zip(_SIDES, box, strict=True)) for box in boxes.tolist()]
+        named = box_rows(boxes)
         return shapely.to_wkb(shapes, byte_order=1).tolist(), named

@@ -18,7 +18,6 @@ from embeddings.encoders import Draft, Encoder, EncoderChoice
 from embeddings.errors import (
     CancelledError,
     CollectionExistsError,
-    CollectionNotFoundError,
     NoDataError,
     SpecMismatchError,
     TerrakinError,
@@ -32,6 +31,7 @@ from embeddings.fitting import (
     check_values,
     fit_on,
 )
+from embeddings.pipeline import STOPPED, load_known
 from embeddings.raster_job import Choices
 from embeddings.report import EmbedReport, Progress, SceneReport
 from embeddings.scene_run import asked, check_joins
@@ -60,8 +60,8 @@ def embed_chips(
     after which the same call goes on. ``published`` hears of the collection after every part.
     """
     job.check()
-    known = None if job.replace else _known_spec(job.store / job.collection)
-    choices = job.choices(known)
+    known = None if job.replace else load_known(job.store / job.collection)
+    choices = job.choices(known.spec if known is not None else None)
     draft = None
     if known is None:
         choice = EncoderChoice(choices.encoder, job.weights, job.weights_sha256)
@@ -80,13 +80,6 @@ def embed_chips(
         return run.into(store)
 
 
-def _known_spec(folder: Path) -> EmbeddingSpec | None:
-    try:
-        return Collection.load(folder).spec
-    except CollectionNotFoundError:
-        return None
-
-
 @dataclass(frozen=True)
 class _Stop:
     """Raises CancelledError when it is called and the caller has asked to stop."""
@@ -95,9 +88,7 @@ class _Stop:
 
     def __call__(self) -> None:
         if self.cancelled():
-            raise CancelledError(
-                "Stopped as asked. What was finished is kept; the same command goes on from there."
-            )
+            raise CancelledError(STOPPED)
 
 
 @dataclass

@@ -27,9 +27,9 @@ from embeddings.encoding import SceneEncoding
 from embeddings.errors import SourceError
 from embeddings.sources.chips import chip_layout
 from embeddings.sources.footprints import polygons
+from embeddings.store.schema import box_rows
 
 _BYTES = {"float32": 4, "float16": 2, "int8": 1}
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +255,6 @@ class _DenseWriter:
             "valid": count / tile.cells,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest() if count else None,
-            "bbox": dict(zip(_SIDES, boxes[0].tolist(), strict=True)),
+            "bbox": box_rows(boxes[:1])[0],
             "geometry": shapely.to_wkb(shapes[0], byte_order=1),
         }

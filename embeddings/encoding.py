@@ -27,13 +27,11 @@ from embeddings.sources.reading import Reading, SceneRef
 from embeddings.sources.scenes import MosaicRef
 from embeddings.spec import EmbeddingSpec, Preprocessing
 from embeddings.store.coverage import absent_table, with_absent
-from embeddings.store.schema import embedding_array
+from embeddings.store.schema import box_rows, embedding_array
 from embeddings.store.writer import batch_table
 from embeddings.types import parse_datetime
 
 Scene = RasterScene | MosaicScene
-
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def open_scene(ref: SceneRef | MosaicRef, reading: Reading) -> Scene:
@@ -183,5 +181,5 @@ class SceneEncoding:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[bytes], list[dict[str, float]]]:
         lon, lat = self.plan.centres(place)
         shapes, boxes = self.plan.footprints(place)
-        named = [dict(zip(_SIDES, box, strict=True)) for box in boxes.tolist()]
+        named = box_rows(boxes)
         return lon, lat, shapely.to_wkb(shapes, byte_order=1).tolist(), named

@@ -42,7 +42,8 @@ ATTRIBUTE_TYPES: dict[str, pa.DataType] = {
 """Arrow types of the attributes, by their names in a spec."""
 
 _ARROW_DTYPE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
-BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+BBOX = pa.struct([(name, pa.float64()) for name in SIDES])
 _ITEM_BYTES = 250  # id, cell, time, centre, box and footprint of one row, before compression
 _ATTRIBUTE_BYTES = 16
 
@@ -72,6 +73,11 @@ def arrow_schema(spec: EmbeddingSpec) -> pa.Schema:
             pa.field("embedding", pa.list_(_ARROW_DTYPE[spec.dtype], spec.dim), nullable=False),
         ]
     )
+
+
+def box_rows(boxes: NDArray[np.float64]) -> list[dict[str, float]]:
+    """Return boxes ``(n, 4)`` xmin ymin xmax ymax as values of the column ``bbox``."""
+    return [dict(zip(SIDES, box, strict=True)) for box in boxes.tolist()]
 
 
 def embedding_array(stored: NDArray[Any]) -> pa.FixedSizeListArray:
@@ -161,7 +167,7 @@ def _geo(table: pa.Table) -> dict[str, Any]:
         "geometry_types": _geometry_types(table),
         "crs": _crs84(),
         "edges": "planar",
-        "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+        "covering": {"bbox": {side: ["bbox", side] for side in SIDES}},
     }
     if table.num_rows:
         box = table["bbox"].combine_chunks()
