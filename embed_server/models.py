@@ -234,30 +234,28 @@ class EmbedRasterInputs(Received):
     )
 
 
-class SceneReport(Sent):
-    """What became of one scene: numbers of chips."""
+class ChipCounts(Sent):
+    """Numbers of chips and what was decided without asking."""
+
+    planned: int
+    embedded: int
+    absent: int
+    missing: int
+    resumed: int
+    dense: int
+    notes: list[str]
+
+
+class SceneReport(ChipCounts):
+    """What became of one scene."""
 
     scene: str
-    planned: int
-    embedded: int
-    absent: int
-    missing: int
-    resumed: int
-    dense: int
-    notes: list[str]
 
 
-class EmbedReport(Sent):
-    """The result of ``embed-raster``: numbers of chips, together and scene by scene."""
+class EmbedReport(ChipCounts):
+    """The result of ``embed-raster``: together and scene by scene."""
 
     collection: str
-    planned: int
-    embedded: int
-    absent: int
-    missing: int
-    resumed: int
-    dense: int
-    notes: list[str]
     failures: list[str]
     scenes: list[SceneReport]
 

@@ -19,7 +19,6 @@ from embeddings.errors import (
     CancelledError,
     CollectionExistsError,
     NoDataError,
-    SpecMismatchError,
     TerrakinError,
 )
 from embeddings.fitting import (
@@ -34,7 +33,7 @@ from embeddings.fitting import (
 from embeddings.pipeline import STOPPED, load_known
 from embeddings.raster_job import Choices
 from embeddings.report import EmbedReport, Progress, SceneReport
-from embeddings.scene_run import asked, check_joins
+from embeddings.scene_run import asked, check_joins, stored_encoder
 from embeddings.sources.chip_table import SHOWN, adapted, check_images, read_chip_table
 from embeddings.spec import EmbeddingSpec
 from embeddings.store import Collection, Scene, Store
@@ -154,12 +153,7 @@ class _Run:
         """
         scene_id = self.job.scene_id()
         stored = collection.spec
-        if stored.preprocessing is None:
-            raise SpecMismatchError(
-                f"Collection '{collection.id}' holds embeddings of places, not of imagery. Use "
-                "another --collection, or make it anew with --replace."
-            )
-        encoder = encoders.load(collection.path, self.job.weights)
+        encoder = stored_encoder(collection, self.job.weights)
         table = adapted(self.plan.table, stored.attributes)
         plan = replace(self.plan, table=table).sized(stored.layout)
         plan = plan.aligned(encoder.wants, stored.bands)

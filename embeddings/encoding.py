@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +127,7 @@ class SceneTask:
 
 @dataclass
 class SceneEncoding:
-    """An open scene, its chips and the encoder. Use as a context manager; not thread-safe."""
+    """An open scene, its chips and the encoder. Who opened the scene closes it; not thread-safe."""
 
     scene: Scene
     plan: ChipPlan
@@ -136,12 +135,6 @@ class SceneEncoding:
     spec: EmbeddingSpec
     scene_id: str
     time: datetime | None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.scene.__exit__(*error)
 
     def rows(self, batch: Batch) -> pa.Table:
         """Return the rows of a batch; its absent chips are attached (store.coverage).

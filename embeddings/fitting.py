@@ -98,7 +98,6 @@ def describe(
 ) -> EmbeddingSpec:
     """Return the spec of a collection; ``vectors`` are those of the sample, where needed."""
     dtype: Any = choices.dtype
-    int8 = dtype == "int8" and vectors is not None
     return EmbeddingSpec(
         product=f"{encoder.name} on {choices.source}",
         model=encoder.name,
@@ -106,7 +105,7 @@ def describe(
         weights_sha256=encoder.sha256,
         dim=encoder.dim,
         dtype=dtype,
-        scale=codec.fit_scale(vectors) if int8 and vectors is not None else None,
+        scale=codec.fit_scale(vectors) if dtype == "int8" and vectors is not None else None,
         norm="none",
         bands=scene.bands,
         gsd_m=round(scene.gsd_m, 4),

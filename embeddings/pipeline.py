@@ -28,7 +28,7 @@ from embeddings.errors import (
 from embeddings.fitting import SEED, Fitted, check_resolution, fit
 from embeddings.raster_job import CHIP, NATIVE, Choices, RasterJob
 from embeddings.report import EmbedReport, Pace, Progress, SceneReport
-from embeddings.scene_run import SceneRun, check_fits
+from embeddings.scene_run import SceneRun, check_fits, stored_encoder
 from embeddings.sources.chips import ChipPlan
 from embeddings.sources.reading import Reading, SceneFile, SceneRef
 from embeddings.sources.remote import fingerprint_of, is_remote, shown
@@ -138,12 +138,7 @@ class RasterRun:
 
     def encoder_of(self, collection: Collection) -> Encoder:
         """Return the encoder a collection was made with. Raises SpecMismatchError."""
-        if collection.spec.preprocessing is None:
-            raise SpecMismatchError(
-                f"Collection '{collection.id}' holds embeddings of places, not of imagery. Use "
-                "another --collection, or make it anew with --replace."
-            )
-        encoder = encoders.load(collection.path, self.job.weights)
+        encoder = stored_encoder(collection, self.job.weights)
         self._settle_chip(encoder.wants)
         return encoder
 

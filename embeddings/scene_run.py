@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import shapely
 
+from embeddings import encoders
 from embeddings.encoders import Encoder
 from embeddings.encoding import SceneEncoding, SceneTask
 from embeddings.errors import CollectionExistsError, NoDataError, SourceError, SpecMismatchError
@@ -157,6 +159,16 @@ class SceneRun:
                 self.writer.reopen(scene_id, number, planned, failed)
             elif failed:
                 self.writer.forget_failures(scene_id, set(failed))
+
+
+def stored_encoder(collection: Collection, weights: Path | None) -> Encoder:
+    """Return the encoder of a collection of imagery. Raises SpecMismatchError for places."""
+    if collection.spec.preprocessing is None:
+        raise SpecMismatchError(
+            f"Collection '{collection.id}' holds embeddings of places, not of imagery. Use "
+            "another --collection, or make it anew with --replace."
+        )
+    return encoders.load(collection.path, weights)
 
 
 def check_fits(

@@ -7,14 +7,13 @@ hidden layers of 512 and 256 output dimensions.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embeddings.encoders.location import Layer, LocationEncoder
+from embeddings.encoders.weights import load_plain
 from embeddings.errors import ExtraMissingError, SourceError, SourceNotFoundError
 
 PREFIX = "model.location.nnet."
@@ -66,20 +65,10 @@ def _read(path: Path) -> Any:
         raise ExtraMissingError(
             "Reading a SatCLIP checkpoint needs PyTorch. Install it: pip install 'terrakin[torch]'."
         ) from None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise SourceError(
-                f"'{path}' is no PyTorch checkpoint of today's format. It was not loaded. Fetch "
-                "the file from the official release."
-            ) from error
-        raise SourceError(
-            f"'{path}' is refused: it holds more than tensors and plain values, and loading it "
-            "could run code. Fetch the file from the official release."
-        ) from error
-    except Exception as error:  # torch fails on damaged files in any way
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SourceError(
-            f"'{path}' is truncated or damaged ({reason}). Fetch it again."
-        ) from error
+    return load_plain(
+        torch,
+        path,
+        foreign="is no PyTorch checkpoint of today's format. It was not loaded. Fetch the file "
+        "from the official release.",
+        safe="Fetch the file from the official release.",
+    )

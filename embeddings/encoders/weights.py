@@ -67,29 +67,40 @@ def read_state(path: Path, extra: str) -> dict[str, Any]:
         raise SourceNotFoundError(f"There is no file '{path}' with weights. Check --weights.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    torch = need("torch", extra)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise SourceError(
-                f"'{path}' is no file of PyTorch or safetensors weights. Fetch it again."
-            ) from error
-        raise SourceError(
-            f"'{path}' is refused: it holds more than tensors and plain values, and loading it "
-            "could run code. Fetch a file of tensors only, best as .safetensors."
-        ) from error
-    except Exception as error:  # torch fails on damaged files in any way
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SourceError(
-            f"'{path}' is truncated or damaged ({reason}). Fetch it again."
-        ) from error
+    state = load_plain(
+        need("torch", extra),
+        path,
+        foreign="is no file of PyTorch or safetensors weights. Fetch it again.",
+        safe="Fetch a file of tensors only, best as .safetensors.",
+    )
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise SourceError(
             f"'{path}' holds a {type(state).__name__}, not named tensors (a 'state dict'). Save "
             "model.state_dict() into it."
         )
     return dict(state)
+
+
+def load_plain(torch: Any, path: Path, *, foreign: str, safe: str) -> Any:
+    """Load a PyTorch file that holds tensors and plain values only; nothing in it is run.
+
+    ``foreign`` says what a file of another kind is not, ``safe`` what to fetch in place of one
+    that would run code. Raises SourceError.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise SourceError(f"'{path}' {foreign}") from error
+        raise SourceError(
+            f"'{path}' is refused: it holds more than tensors and plain values, and loading it "
+            f"could run code. {safe}"
+        ) from error
+    except Exception as error:  # torch fails on damaged files in any way
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise SourceError(
+            f"'{path}' is truncated or damaged ({reason}). Fetch it again."
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from embeddings.index.base import Found, Mask, Rows, Vectors
-from embeddings.index.scan import allowed_rows, check_k, scan, unit, unit_query
+from embeddings.index.base import Rows, Vectors
+from embeddings.index.scan import ScanIndex, unit
 
 
-class ExactIndex:
+class ExactIndex(ScanIndex):
     """Compares a query with all vectors. Memory: 4 * dim bytes a row."""
 
     def __init__(self, batches: Iterable[Vectors], count: int, dim: int) -> None:
@@ -45,15 +45,3 @@ class ExactIndex:
         """Return the unit vector ``(dim,)`` at a row number."""
         vector: Vectors = self._units[position]
         return vector
-
-    def vectors(self, positions: Rows) -> Vectors:
-        """Return the unit vectors ``(m, dim)`` at row numbers ``(m,)``."""
-        return self.take(positions)
-
-    def search(
-        self, query: Vectors, k: int, mask: Mask | None = None, rows: Rows | None = None
-    ) -> Found:
-        """Return the best rows; see Index.search."""
-        check_k(k)
-        direction = unit_query(query, self.dim)
-        return scan(self, direction, k, allowed_rows(self.count, mask, rows))

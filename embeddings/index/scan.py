@@ -87,6 +87,22 @@ def allowed_rows(count: int, mask: Mask | None, rows: Rows | None) -> Rows | Non
     return rows if mask is None else rows[mask[rows]]
 
 
+class ScanIndex(Source):
+    """An index that compares a query with every allowed row."""
+
+    def vectors(self, positions: Rows) -> Vectors:
+        """Return the unit vectors ``(m, dim)`` at row numbers ``(m,)``."""
+        return self.take(positions)
+
+    def search(
+        self, query: Vectors, k: int, mask: Mask | None = None, rows: Rows | None = None
+    ) -> Found:
+        """Return the best rows; see Index.search."""
+        check_k(k)
+        direction = unit_query(query, self.dim)
+        return scan(self, direction, k, allowed_rows(self.count, mask, rows))
+
+
 def scan(source: Source, query: Vectors, k: int, rows: Rows | None) -> Found:
     """Compare the unit ``query`` with all rows, or with ``rows`` (sorted)."""
     considered = source.count if rows is None else len(rows)

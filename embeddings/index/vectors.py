@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from embeddings.errors import StoreFormatError
-from embeddings.index.base import Found, Mask, Rows, Vectors
-from embeddings.index.scan import allowed_rows, check_k, scan, unit_query
+from embeddings.index.base import Rows, Vectors
+from embeddings.index.scan import ScanIndex
 
 VALUE_BYTES = 2
 
@@ -19,7 +19,7 @@ _FAULT_BYTES = 2**16
 """What a single read of a mapped file makes resident at most: Linux maps 16 pages around it."""
 
 
-class VectorFile:
+class VectorFile(ScanIndex):
     """An exact index over the file. Opening it reads nothing.
 
     Cosines are exact for the vectors as stored: rounding a unit vector to float16 moves a cosine
@@ -65,18 +65,6 @@ class VectorFile:
         """Return the unit vector ``(dim,)`` at a row number."""
         vector: Vectors = self.block(position, position + 1)[0]
         return vector
-
-    def vectors(self, positions: Rows) -> Vectors:
-        """Return the unit vectors ``(m, dim)`` at row numbers ``(m,)``."""
-        return self.take(positions)
-
-    def search(
-        self, query: Vectors, k: int, mask: Mask | None = None, rows: Rows | None = None
-    ) -> Found:
-        """Return the best rows; see Index.search."""
-        check_k(k)
-        direction = unit_query(query, self.dim)
-        return scan(self, direction, k, allowed_rows(self.count, mask, rows))
 
     def _release(self, touched: int) -> None:
         """Let go of the mapped pages from time to time; they stay in the system's cache."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,16 +26,9 @@ from embeddings.store.coverage import read_coverage
 from embeddings.store.reader import Reader
 from embeddings.store.verify import verify
 from embeddings.types import Bounds
+from tests.embeddings.hashes import contents
 
 Embed = Callable[..., Collection]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "collection.json"
-    }
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable
@@ -29,17 +28,9 @@ from embeddings.sources.raster import RasterScene
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
 from embeddings.store.verify import verify
+from tests.embeddings.hashes import contents
 
 Embed = Callable[..., Collection]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Hashes of all files of a collection but collection.json, which holds times of running."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "collection.json"
-    }
 
 
 def without_times(collection: Collection) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,8 @@ from embeddings.errors import SourceNotFoundError
 from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.store import Collection, Store
 from embeddings.types import Bounds
+from tests.embeddings.hashes import contents
 from tests.embeddings.range_server import RangeServer
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "collection.json"
-    }
 
 
 def run(store: Path, files: list[str], **more: Any) -> Collection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -24,16 +23,9 @@ from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.sources.reading import Reading, SceneFile, SceneRef
 from embeddings.store import Collection, Store
 from embeddings.store.verify import verify
+from tests.embeddings.hashes import contents
 
 Embed = Callable[..., Collection]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "collection.json"
-    }
 
 
 @pytest.fixture(scope="module")
