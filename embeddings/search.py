@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -119,22 +119,23 @@ class Searcher:
             )
         loaded = self._load(collection)
         clock.append(time.perf_counter())
-        locate = partial(_position, collection, loaded)
-        at = None if query.at is None else locate(query.at)
-        positive, negative = _examples(loaded, query, locate)
-        if at is not None:
-            own = Resolved(loaded.index.vector(at)[None], np.array([at], np.int64))
-            positive = Resolved(
-                np.concatenate([own.vectors, positive.vectors]),
-                np.concatenate([own.rows, positive.rows]),
-            )
-        vector = _vector(loaded, positive, negative)
+        locate = cache(partial(_position, collection, loaded))
+        positive, negative = (
+            resolve(examples, loaded.items, loaded.index.vectors, locate)
+            for examples in (_with_place(query), query.negative)
+        )
+        single = len(positive.vectors) == 1 and not len(negative.vectors)
+        # Alone, a positive is its own direction, and the background need not be known.
+        vector = (
+            positive.vectors[0]
+            if single
+            else direction(positive.vectors, negative.vectors, loaded.background)
+        )
         clock.append(time.perf_counter())
         allowed = _allowed(loaded, query, positive, negative)
         clock.append(time.perf_counter())
         found = _search(loaded, vector, query, allowed)
         clock.append(time.perf_counter())
-        single = len(positive.vectors) == 1 and not len(negative.vectors)
         scale = loaded.pairs if single else Scale.of_query(vector, loaded.sample)
         matches = loaded.rows(found.rows)
         clock.append(time.perf_counter())
@@ -142,7 +143,7 @@ class Searcher:
         return SearchResult(
             collection,
             query,
-            None if at is None else loaded.rows(np.array([at])),
+            None if query.at is None else loaded.rows(np.array([locate(query.at)])),
             matches,
             found.cosines,
             scale.percentile(found.cosines),
@@ -172,21 +173,11 @@ class Searcher:
                 del self._loaded[name]
 
 
-def _examples(
-    loaded: Loaded, query: SearchQuery, locate: partial[int]
-) -> tuple[Resolved, Resolved]:
-    """Look up the positive and the negative examples."""
-    vectors = loaded.index.vectors
-    positive = resolve(query.positive, loaded.items, vectors, locate)
-    return positive, resolve(query.negative, loaded.items, vectors, locate)
-
-
-def _vector(loaded: Loaded, positive: Resolved, negative: Resolved) -> NDArray[np.float32]:
-    """Return the unit vector ``(dim,)`` to search with."""
-    if len(positive.vectors) == 1 and not len(negative.vectors):
-        first: NDArray[np.float32] = positive.vectors[0]
-        return first
-    return direction(positive.vectors, negative.vectors, loaded.background)
+def _with_place(query: SearchQuery) -> Examples:
+    """Return the positive examples with the query's place among them."""
+    if query.at is None:
+        return query.positive
+    return replace(query.positive, places=(query.at, *query.positive.places))
 
 
 @dataclass(frozen=True)
@@ -262,7 +253,7 @@ def _nothing_there(
 ) -> NoDataAtPlaceError | OutsideCoverageError:
     away = distance_m(at, loaded.items.lon, loaded.items.lat)
     nearest = int(np.argmin(away))
-    item = loaded.reader.rows([nearest])
+    item = loaded.rows(np.array([nearest]))
     where = f"{at.lon:.5f}, {at.lat:.5f}"
     near = (
         f"The nearest chip is '{item['id'][0].as_py()}', {away[nearest] / 1000:,.2f} km away at "

@@ -24,6 +24,7 @@ from embeddings.errors import (
     NoDataAtPlaceError,
     OutsideCoverageError,
 )
+from embeddings.query.examples import Examples
 from embeddings.search import Searcher, SearchQuery, SearchResult, distance_m
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
@@ -302,3 +303,11 @@ def test_many_threads_search_at_once(small: Collection) -> None:
     for name, answer, again in zip(names, answers[:12], answers[12:], strict=False):
         assert answer.query_item["id"].to_pylist() == [name]
         assert found(answer) == found(again)
+
+
+def test_a_place_named_twice_is_one_example(small: Collection, searcher: Searcher) -> None:
+    at = centre(small, "a_3_3")
+    once = searcher.search("land", SearchQuery(at))
+    twice = searcher.search("land", SearchQuery(at, positive=Examples(ids=("a_3_3",))))
+    assert found(twice) == found(once)
+    assert np.array_equal(twice.similarity, once.similarity)
