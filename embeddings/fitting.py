@@ -82,9 +82,9 @@ def fit_on(
     pre = preprocessing(chips, wants, scene.scale, choices.min_valid, mask)
     standard = normalise(chips, pre)
     encoder = draft.fit(standard, seed=SEED)
-    vectors = None
-    if choices.dtype == "int8" or not wants.standardised:
-        vectors = encoder.encode(standard)
+    # int8 scales want the whole sample; to see whether vectors bunch, a few of it will do.
+    step = 1 if choices.dtype == "int8" else max(1, len(standard) // FEW_CHIPS)
+    vectors = encoder.encode(standard[::step])
     return describe(encoder, choices, scene, plan, pre, vectors), encoder
 
 
@@ -94,9 +94,9 @@ def describe(
     scene: Any,
     plan: Any,
     pre: Preprocessing,
-    vectors: NDArray[np.float32] | None,
+    vectors: NDArray[np.float32],
 ) -> EmbeddingSpec:
-    """Return the spec of a collection; ``vectors`` are those of the sample, where needed."""
+    """Return the spec of a collection; ``vectors (n, dim)`` are those of a sample."""
     dtype: Any = choices.dtype
     return EmbeddingSpec(
         product=f"{encoder.name} on {choices.source}",
@@ -105,7 +105,7 @@ def describe(
         weights_sha256=encoder.sha256,
         dim=encoder.dim,
         dtype=dtype,
-        scale=codec.fit_scale(vectors) if dtype == "int8" and vectors is not None else None,
+        scale=codec.fit_scale(vectors) if dtype == "int8" else None,
         norm="none",
         bands=scene.bands,
         gsd_m=round(scene.gsd_m, 4),
@@ -114,7 +114,7 @@ def describe(
         preprocessing=pre,
         source=choices.source,
         licence=choices.licence,
-        centre=fit_centre(vectors) if vectors is not None else None,
+        centre=fit_centre(vectors),
     )
 
 

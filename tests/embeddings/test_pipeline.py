@@ -433,3 +433,14 @@ def test_imagery_does_not_go_into_a_collection_of_places(
     replace(collection, spec=replace(collection.spec, layout=None, preprocessing=None)).save()
     with pytest.raises(SpecMismatchError, match="embeddings of places, not of imagery"):
         embed(tmp_path / "store", scene)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "bunched"), [("rcf", False), ("rcf:mosaiks,features=64", True)]
+)
+def test_search_takes_the_mean_off_vectors_that_bunch(
+    tmp_path: Path, scene: Path, embed: Embed, encoder: str, bunched: bool
+) -> None:
+    for dtype in ("float16", "int8"):
+        spec = embed(tmp_path / dtype, scene, encoder=encoder, dtype=dtype).spec
+        assert (spec.centre is not None) == bunched
