@@ -7,7 +7,7 @@ else
 BIN := .venv/bin
 endif
 
-.PHONY: help setup demo test test-python test-qgis lint types format bench serve package docs clean
+.PHONY: help setup demo test test-python test-qgis lint types format bench bench-large serve package docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,9 @@ format: .venv/ready  ## put the code into the house format
 
 bench: .venv/ready  ## measure us and our rivals; writes build/bench.json
 	$(BIN)/python tests/bench/run.py
+
+bench-large: .venv/ready  ## the index at 1, 4 and 16 million rows; 34 GB of disk, half an hour
+	$(BIN)/python tests/bench/large.py
 
 serve: .venv/run  ## serve the demo's store
 	$(BIN)/terrakin serve --store build/demo/store

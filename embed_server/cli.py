@@ -11,6 +11,8 @@ from embed_server.commands import (
     collections,
     index,
     locations,
+    probe,
+    probe_places,
     raster,
     remote_store,
     search,
@@ -46,6 +48,9 @@ embed.add_command(raster.embed_raster_command)
 embed.add_command(chips.embed_chips_command)
 embed.add_command(locations.embed_locations_command)
 train.add_command(locations.train_location_command)
+probe.probe.add_command(probe_places.queue_command)
+probe.probe.add_command(probe_places.sample_command)
+probe.probe.add_command(probe_places.accuracy_command)
 for command in (
     collections.collections,
     collections.info,
@@ -57,6 +62,7 @@ for command in (
     locations.grid,
     search.search,
     index.index_command,
+    probe.probe,
     sql.sql,
     serve.serve,
     serve.demo,

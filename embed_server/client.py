@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -134,11 +134,38 @@ class Client:
         """Find the ``k`` places most like the one ``at`` (longitude, latitude) in degrees.
 
         ``more`` is what else a search takes (docs/api.md): ``positive``, ``negative``,
-        ``filter``, ``apart_m``.
+        ``filter``, ``apart_m``, ``limit``, ``offset``, ``state``, ``confirmed``, ``rejected``.
         """
         place = None if at is None else list(at)
         body = {"at": place, "k": k, "exclude_m": exclude_m, **more}
         return self._send("POST", f"/collections/{_id(collection)}/search", json=body)
+
+    def search_fused(
+        self,
+        collections: Mapping[str, float],
+        at: tuple[float, float] | None = None,
+        k: int = 10,
+        exclude_m: float = 0.0,
+        **more: Any,
+    ) -> Json:
+        """Search several collections on one grid as one; ``collections`` gives their weights."""
+        named = [{"id": name, "weight": weight} for name, weight in collections.items()]
+        place = None if at is None else list(at)
+        body = {"collections": named, "at": place, "k": k, "exclude_m": exclude_m, **more}
+        return self._send("POST", "/search", json=body)
+
+    def pages(self, answer: Json) -> Iterator[Json]:
+        """Yield ``answer``, the first page of a search, and then the pages that follow it.
+
+        Raises RemoteError (``collection-changed``) if the rows are others meanwhile.
+        """
+        several = "collections" in answer
+        path = "/search" if several else f"/collections/{_id(answer['collection'])}/search"
+        yield answer
+        while answer["links"]:
+            (following,) = answer["links"]
+            answer = self._send("POST", path, json=following["body"])
+            yield answer
 
     def sql(self, query: str, limit: int = 1_000, timeout_s: float = 30.0) -> Json:
         """Answer one read-only SELECT over the collections, each a table of its name."""

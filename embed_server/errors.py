@@ -121,6 +121,13 @@ class TooManyJobsError(ServerError):
     code = "too-many-jobs"
 
 
+class TooManyQueriesError(ServerError):
+    """As many SQL queries run as may at once."""
+
+    code = "too-many-queries"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
 STATUS: dict[type[TerrakinError], HTTPStatus] = {
     embedding_errors.InputError: HTTPStatus.BAD_REQUEST,
     embedding_errors.PlaceError: HTTPStatus.BAD_REQUEST,
@@ -136,6 +143,7 @@ STATUS: dict[type[TerrakinError], HTTPStatus] = {
     embedding_errors.ItemNotFoundError: HTTPStatus.NOT_FOUND,
     embedding_errors.CollectionExistsError: HTTPStatus.CONFLICT,
     embedding_errors.SpecMismatchError: HTTPStatus.CONFLICT,
+    embedding_errors.CollectionChangedError: HTTPStatus.CONFLICT,
     embedding_errors.StoreLockedError: HTTPStatus.CONFLICT,
     embedding_errors.StoreNotWritableError: HTTPStatus.INSUFFICIENT_STORAGE,
     embedding_errors.StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -151,6 +159,7 @@ STATUS: dict[type[TerrakinError], HTTPStatus] = {
     ApiVersionError: HTTPStatus.NOT_ACCEPTABLE,
     RequestTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyJobsError: HTTPStatus.TOO_MANY_REQUESTS,
+    TooManyQueriesError: HTTPStatus.TOO_MANY_REQUESTS,
 }
 """A class that is not listed has the status of its nearest listed ancestor."""
 

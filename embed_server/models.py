@@ -234,6 +234,31 @@ class EmbedRasterInputs(Received):
     )
 
 
+class BuildIndexInputs(Received):
+    """What ``build-index`` takes; without ``recall`` that of ``terrakin index`` holds."""
+
+    collection: StrictStr = Field(description="Collection to index; a present index is replaced.")
+    recall: StrictFloat | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the true best 100 that a search is to find; 0.99.",
+    )
+
+
+class IndexReport(Sent):
+    """The result of ``build-index``: what was built, and how complete answers of 100 are."""
+
+    collection: str
+    kind: Literal["ivf", "scan"]
+    rows: int
+    bytes: int
+    seconds: dict[str, float]
+    recall: float
+    considered: int
+    lists: int
+
+
 class ChipCounts(Sent):
     """Numbers of chips and what was decided without asking."""
 

@@ -5,36 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from embed_server.errors import InvalidRequestError, ProcessNotFoundError
 from embed_server.job import JobContext, Work
 from embed_server.models import (
+    BuildIndexInputs,
     EmbedRasterInputs,
     EmbedReport,
+    IndexReport,
     Link,
     ProcessDescription,
     ProcessSummary,
+    Received,
+    Sent,
 )
 from embeddings import __version__
+from embeddings.indexing import RECALL, index_collection
+from embeddings.report import Progress
 from embeddings.types import Bounds
 
 REPORT = "report"
-"""The id of the output of ``embed-raster``."""
+"""The id of the one output that every process has."""
+
+Inputs = TypeVar("Inputs", bound=Received)
+
+Make = Callable[[JobContext], Mapping[str, Any]]
+"""What a job does: it gives the fields of the process's output."""
 
 
 @dataclass(frozen=True)
-class Process:
+class Process(Generic[Inputs]):
     """A process: what it takes, what it gives, and how its work is made."""
 
     id: str
     title: str
     description: str
-    inputs: type[EmbedRasterInputs]
-    output: type[EmbedReport]
-    prepare: Callable[[Path, EmbedRasterInputs], Work]
+    inputs: type[Inputs]
+    output: type[Sent]
+    prepare: Callable[[Path, Inputs], Make]
+    """``prepare(store, inputs)``; raises InvalidRequestError for what is wrong at first sight."""
 
     def work(self, store: Path, inputs: Mapping[str, Any]) -> Work:
         """Check the inputs and return the work. Raises InvalidRequestError."""
@@ -43,7 +55,12 @@ class Process:
         except ValidationError as error:
             found = [{**e, "loc": ("inputs", *e["loc"])} for e in error.errors()]
             raise InvalidRequestError.of(found) from None
-        return self.prepare(store, checked)
+        make = self.prepare(store, checked)
+
+        def work(context: JobContext) -> dict[str, Any]:
+            return {REPORT: {"value": self.output.model_validate(make(context)).model_dump()}}
+
+        return work
 
     def summary(self, base_url: str) -> ProcessSummary:
         """Return the process as a list shows it."""
@@ -76,7 +93,7 @@ class Process:
         )
 
 
-def find_process(process_id: str) -> Process:
+def find_process(process_id: str) -> Process[Any]:
     """Return a process by its id. Raises ProcessNotFoundError."""
     try:
         return PROCESSES[process_id]
@@ -86,7 +103,7 @@ def find_process(process_id: str) -> Process:
         ) from None
 
 
-def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
+def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Make:
     paths = [("files", file) for file in inputs.files if not _is_address(file)]
     paths += [("weights", inputs.weights)] if inputs.weights is not None else []
     for name, path in paths:
@@ -99,20 +116,35 @@ def _embed_raster(store: Path, inputs: EmbedRasterInputs) -> Work:
 
     given = _given(inputs)
 
-    def work(context: JobContext) -> dict[str, Any]:
+    def work(context: JobContext) -> Mapping[str, Any]:
         # Late: it brings GDAL, which a server that only searches does not need.
-        from embeddings.pipeline import Progress, RasterJob, embed_raster
-
-        def report(progress: Progress) -> None:
-            context.report(progress.done, progress.total, progress.message)
+        from embeddings.pipeline import RasterJob, embed_raster
 
         job = RasterJob(store=store, **given)
-        outcome = embed_raster(job, progress=report, cancelled=context.cancelled)
+        outcome = embed_raster(job, progress=_teller(context), cancelled=context.cancelled)
         for text in outcome.failures:
             context.log(f"Not done: {text}")
-        return {REPORT: {"value": EmbedReport.model_validate(outcome.to_json()).model_dump()}}
+        return outcome.to_json()
 
     return work
+
+
+def _build_index(store: Path, inputs: BuildIndexInputs) -> Make:
+    recall = RECALL if inputs.recall is None else inputs.recall
+
+    def work(context: JobContext) -> Mapping[str, Any]:
+        # Whether there is such a collection is seen then: a job before this one may make it.
+        tell = _teller(context)
+        made = index_collection(store, inputs.collection, recall, tell, context.cancelled)
+        for text in made.lines:
+            context.log(text)
+        return made.to_json()
+
+    return work
+
+
+def _teller(context: JobContext) -> Callable[[Progress], None]:
+    return lambda progress: context.report(progress.done, progress.total, progress.message)
 
 
 def _is_address(file: str) -> bool:
@@ -132,7 +164,7 @@ def _given(inputs: EmbedRasterInputs) -> dict[str, Any]:
     return given
 
 
-PROCESSES: dict[str, Process] = {
+PROCESSES: dict[str, Process[Any]] = {
     process.id: process
     for process in (
         Process(
@@ -143,6 +175,16 @@ PROCESSES: dict[str, Process] = {
             inputs=EmbedRasterInputs,
             output=EmbedReport,
             prepare=_embed_raster,
+        ),
+        Process(
+            id="build-index",
+            title="Index a collection",
+            description="Build the search index of a large collection and measure how complete "
+            "its answers are. The old index serves until the new one is whole; running it again "
+            "goes on where a dismissed job stopped.",
+            inputs=BuildIndexInputs,
+            output=IndexReport,
+            prepare=_build_index,
         ),
     )
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from embed_server.app import create_app
 from embed_server.errors import PortTakenError, StdinMissingError
@@ -50,7 +51,9 @@ def serve(settings: Settings) -> int:
     with bound_socket(settings.server.port) as listener:
         settled = settings.at_port(listener.getsockname()[1])
         server = Server(settled)
-        with server.announced():
+        # Requests run side by side already. To share out the small products of a search as well
+        # takes 0.1 ms less on an idle machine, and several more on a busy one.
+        with server.announced(), threadpool_limits(1, user_api="blas"):
             server.run(sockets=[listener])
     return server.exit_code
 
@@ -62,7 +65,9 @@ def bound_socket(port: int) -> Iterator[socket.socket]:
     Listening begins here, not when the application is ready: two servers that only bind could
     share the port until then.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Where the protocol is not named, asyncio leaves Nagle's algorithm on, and every answer waits
+    # 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with listener:
         # SO_REUSEADDR lets a restarted server have its port back on POSIX; on Windows it would
         # let two programs share one, and SO_EXCLUSIVEADDRUSE forbids that.

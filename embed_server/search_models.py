@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
-from embed_server.models import Feature, LonLatPair, Received, Sent
+from embed_server.models import GEOJSON, MAX_OFFSET, Feature, LonLatPair, Received, Sent
 
 
 class ExamplesRequest(Received):
@@ -19,6 +19,9 @@ class ExamplesRequest(Received):
     )
     vectors: list[list[StrictFloat]] = Field(
         default=[], description="Vectors as stored in the collection."
+    )
+    images: list[StrictStr] = Field(
+        default=[], description="Absolute paths on this machine: an image of one chip each."
     )
 
 
@@ -57,6 +60,56 @@ class SearchRequest(Received):
     apart_m: StrictFloat = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Least metres between two results."
     )
+    limit: StrictInt | None = Field(
+        default=None, ge=1, description="Most results of the k on this page; all."
+    )
+    offset: StrictInt = Field(
+        default=0, ge=0, le=MAX_OFFSET, description="How many of the k come before this page."
+    )
+    state: StrictStr | None = Field(
+        default=None, description="That of the first page; the request fails if it has changed."
+    )
+    confirmed: list[StrictStr] = Field(
+        default=[], description="Ids of results that were judged right."
+    )
+    rejected: list[StrictStr] = Field(
+        default=[], description="Ids of results that were judged wrong."
+    )
+
+
+class WeightedCollection(Received):
+    """A collection and how much its cosine counts."""
+
+    id: StrictStr
+    weight: StrictFloat = Field(default=1.0, description="0.001 to 1,000.")
+
+
+class FusedSearchRequest(SearchRequest):
+    """A search of several collections on one grid."""
+
+    collections: list[WeightedCollection] = Field(
+        description="2 to 8; geometry and attributes are those of the first."
+    )
+
+
+class PrecisionStep(Sent):
+    """The estimated precision of all results from a similarity up, with a 90 % interval."""
+
+    similarity: float
+    precision: float
+    low: float
+    high: float
+    labels: int
+
+
+class NextPage(Sent):
+    """The request for the next page."""
+
+    rel: Literal["next"] = "next"
+    method: Literal["POST"] = "POST"
+    href: str
+    type: str = GEOJSON
+    body: dict[str, Any]
 
 
 class SearchAnswer(Sent):
@@ -73,11 +126,22 @@ class SearchAnswer(Sent):
     exclude_m: float
     apart_m: float
     k: int
+    limit: int
+    offset: int
+    state: str
     considered: int
     expected_recall: float
+    precision: list[PrecisionStep] | None
     notes: list[str]
     timing_ms: dict[str, float]
+    links: list[NextPage]
     terrakin_version: str
+
+
+class FusedSearchAnswer(SearchAnswer):
+    """The most similar places in several collections."""
+
+    collections: list[WeightedCollection]
 
 
 class SqlRequest(Received):

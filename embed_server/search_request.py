@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path, PurePath
 from typing import Any
 
-from embed_server.search_models import ExamplesRequest, FilterRequest, SearchRequest
+from embed_server.search_models import (
+    ExamplesRequest,
+    FilterRequest,
+    FusedSearchRequest,
+    SearchRequest,
+)
+from embeddings.errors import InputError
 from embeddings.query.examples import Examples
 from embeddings.query.filters import Filter
 from embeddings.query.polygons import read_polygons
-from embeddings.search import SearchQuery
+from embeddings.search import SearchQuery, SearchResult, Weighted
 from embeddings.sources.areas import Area
 from embeddings.types import Bounds, LonLat, TimeRange
 
@@ -24,8 +31,26 @@ def search_query(request: SearchRequest) -> tuple[SearchQuery, tuple[str, ...]]:
         negative=_examples(request.negative, notes),
         filter=_filter(request.filter, notes),
         apart_m=request.apart_m,
+        limit=request.limit,
+        offset=request.offset,
+        state=request.state,
+        confirmed=tuple(request.confirmed),
+        rejected=tuple(request.rejected),
     )
     return query, tuple(notes)
+
+
+def weighted(request: FusedSearchRequest) -> tuple[Weighted, ...]:
+    """Return the collections that are to be searched together. Raises InputError."""
+    return tuple(Weighted(each.id, each.weight) for each in request.collections)
+
+
+def next_page(request: SearchRequest, result: SearchResult) -> dict[str, Any] | None:
+    """Return the request for the page after ``result``; None after the last."""
+    if result.next_offset is None:
+        return None
+    asked = request.model_dump(mode="json", exclude_unset=True)
+    return {**asked, "offset": result.next_offset, "state": result.state}
 
 
 def _examples(given: ExamplesRequest, notes: list[str]) -> Examples:
@@ -34,7 +59,16 @@ def _examples(given: ExamplesRequest, notes: list[str]) -> Examples:
         ids=tuple(given.ids),
         areas=_areas(given.polygons, None, notes),
         vectors=tuple(map(tuple, given.vectors)),
+        images=tuple(map(_image, given.images)),
     )
+
+
+def _image(path: str) -> Path:
+    if not PurePath(path).is_absolute():
+        raise InputError(
+            f"Image '{path}' is not the absolute path of a file on this machine. Give that."
+        )
+    return Path(path)
 
 
 def _filter(given: FilterRequest, notes: list[str]) -> Filter:

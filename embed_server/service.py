@@ -12,13 +12,20 @@ from embed_server.errors import InvalidRequestError
 from embed_server.job import Work
 from embed_server.models import GEOJSON, Link
 from embed_server.processes import PROCESSES, find_process
-from embed_server.search_models import SearchRequest, SqlAnswer, SqlRequest
-from embed_server.search_request import search_query
+from embed_server.search_models import (
+    FusedSearchRequest,
+    NextPage,
+    SearchRequest,
+    SqlAnswer,
+    SqlRequest,
+)
+from embed_server.search_request import next_page, search_query, weighted
 from embed_server.settings import LimitSettings
+from embed_server.turns import Turns
 from embeddings import __version__
 from embeddings.errors import CollectionNotFoundError, StoreFormatError
 from embeddings.export import items_geojson, result_geojson
-from embeddings.search import Searcher
+from embeddings.search import Searcher, SearchResult
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
 from embeddings.store.sql import SqlLimits, run_sql
@@ -43,6 +50,7 @@ class Service:
         self._limits = limits
         self._base_url = base_url
         self._searcher = Searcher(store)
+        self.sql_turns = Turns(limits.max_sql, limits.sql_wait_s)
 
     def landing(self) -> models.LandingPage:
         """Return the way in."""
@@ -117,16 +125,33 @@ class Service:
     def search(self, collection_id: str, request: SearchRequest) -> dict[str, Any]:
         """Find the places most like a place or examples, as GeoJSON.
 
-        Raises InputError, OutsideCoverageError, NoDataAtPlaceError, ItemNotFoundError or
-        CollectionNotFoundError.
+        Raises InputError, OutsideCoverageError, NoDataAtPlaceError, ItemNotFoundError,
+        CollectionNotFoundError or CollectionChangedError.
         """
         self._within("k", request.k, self._limits.max_k)
         query, notes = search_query(request)
-        return result_geojson(self._searcher.search(collection_id, query), notes)
+        result = self._searcher.search(collection_id, query)
+        return self._page(f"{self._url_of(collection_id)}/search", request, result, notes)
+
+    def search_fused(self, request: FusedSearchRequest) -> dict[str, Any]:
+        """Find them in several collections together. Raises the same errors."""
+        self._within("k", request.k, self._limits.max_k)
+        query, notes = search_query(request)
+        result = self._searcher.search_fused(weighted(request), query)
+        return self._page(f"{self._base_url}/search", request, result, notes)
+
+    def _page(
+        self, href: str, request: SearchRequest, result: SearchResult, notes: tuple[str, ...]
+    ) -> dict[str, Any]:
+        body = next_page(request, result)
+        links = [] if body is None else [NextPage(href=href, body=body).model_dump()]
+        return {**result_geojson(result, notes), "links": links}
 
     def sql(self, request: SqlRequest) -> SqlAnswer:
-        """Answer one SELECT. Raises InputError."""
-        result = run_sql(self._store, request.query, SqlLimits(request.limit, request.timeout_s))
+        """Answer one SELECT. Raises InputError or TooManyQueriesError."""
+        with self.sql_turns.turn():
+            limits = SqlLimits(request.limit, request.timeout_s)
+            result = run_sql(self._store, request.query, limits)
         return SqlAnswer(
             columns=result.columns,
             rows=result.rows,

@@ -58,6 +58,10 @@ class LimitSettings(BaseSettings):
     max_items: int = Field(default=10_000, ge=1, description="Items on one page.")
     max_queued_jobs: int = Field(default=16, ge=1, description="Jobs waiting for their turn.")
     max_ended_jobs: int = Field(default=100, ge=1, description="Ended jobs that are remembered.")
+    max_sql: int = Field(default=2, ge=1, description="SQL queries at once, of up to 2 GB each.")
+    sql_wait_s: float = Field(
+        default=10.0, ge=0, le=600, description="Seconds an SQL query waits for its turn."
+    )
     max_log_lines: int = Field(default=200, ge=1, description="Latest log lines kept of a job.")
     stop_wait_s: float = Field(
         default=30.0, ge=0, description="Seconds a running job gets to stop when the server stops."

@@ -11,8 +11,8 @@ import numpy as np
 from embed_server.client import Client
 from embeddings.errors import CancelledError
 from embeddings.export import merged, write_places
-from embeddings.search import MAX_K, distance_m
-from embeddings.spacing import spread
+from embeddings.search import MAX_K
+from embeddings.spacing import distance_m, spread
 from embeddings.types import LonLat
 from embeddings.world import NAME
 from embeddings.world.make_pictures import APART_M, ATTRIBUTION, MATCHES, PLACES

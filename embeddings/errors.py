@@ -93,6 +93,12 @@ class SpecMismatchError(StoreError):
     code = "spec-mismatch"
 
 
+class CollectionChangedError(StoreError):
+    """The collection is no longer in the state that the caller's earlier answer came from."""
+
+    code = "collection-changed"
+
+
 class StoreLockedError(StoreError):
     """Another process is writing to the store."""
 

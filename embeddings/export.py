@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
@@ -23,63 +25,144 @@ from embeddings.store.schema import ATTRIBUTE_TYPES, ITEM_COLUMNS, geo_metadata
 
 Feature = dict[str, Any]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 IF_FULL = "Free some space, or write to another disk."
 
 
 def items_geojson(items: pa.Table) -> list[Feature]:
     """Turn item rows into GeoJSON features (docs/api.md, Item), attributes after the rest."""
+    if not items.num_rows:
+        return []  # a table without rows may be without types
     attributes = [name for name in items.column_names if name not in ITEM_COLUMNS]
-    shapes = shapely.from_wkb(items["geometry"].to_pylist())
-    geometries = [json.loads(text) for text in shapely.to_geojson(shapes)] if len(shapes) else []
+    columns = {
+        "lon": items["lon"].to_pylist(),
+        "lat": items["lat"].to_pylist(),
+        "datetime": _times(items["datetime"]),
+        "grid_cell": items["grid_cell"].to_pylist(),
+        **{name: [_json_value(value) for value in items[name].to_pylist()] for name in attributes},
+    }
+    sides = (pc.struct_field(items["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax"))
     return [
         {
             "type": "Feature",
-            "id": row["id"],
+            "id": item_id,
             "geometry": geometry,
-            "bbox": [row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")],
-            "properties": {
-                "lon": row["lon"],
-                "lat": row["lat"],
-                "datetime": row["datetime"] and _utc(row["datetime"]),
-                "grid_cell": row["grid_cell"],
-                **{name: _json_value(row[name]) for name in attributes},
-            },
+            "bbox": list(bbox),
+            "properties": dict(zip(columns, row, strict=True)),
         }
-        for row, geometry in zip(
-            items.drop_columns("geometry").to_pylist(), geometries, strict=True
+        for item_id, geometry, bbox, row in zip(
+            items["id"].to_pylist(),
+            _geometries(items["geometry"]),
+            zip(*(side.to_pylist() for side in sides), strict=True),
+            zip(*columns.values(), strict=True),
+            strict=True,
         )
+    ]
+
+
+def _geometries(wkb: pa.ChunkedArray) -> list[dict[str, Any]]:
+    """Return footprints as GeoJSON; nearly all are polygons of one ring, made in one go."""
+    shapes = shapely.from_wkb(wkb.to_numpy())
+    simple = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & (
+        shapely.get_num_interior_rings(shapes) == 0
+    )
+    if not simple.all() or shapely.is_empty(shapes).any() or shapely.has_z(shapes).any():
+        return [json.loads(text) for text in shapely.to_geojson(shapes)]
+    points = shapely.get_coordinates(shapes).tolist()
+    ends = np.cumsum(shapely.get_num_coordinates(shapes)).tolist()
+    return [
+        {"type": "Polygon", "coordinates": [points[start:end]]}
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def _times(column: pa.ChunkedArray) -> list[str | None]:
+    """Return times in ISO 8601. From numbers: pyarrow looks the time zone up for every row."""
+    numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
+    return [
+        None if number is None else _utc(EPOCH + timedelta(microseconds=number))
+        for number in numbers
     ]
 
 
 def result_geojson(result: SearchResult, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Turn a search result into the GeoJSON object of docs/api.md, Search."""
-    features, item, at = items_geojson(result.matches), result.query_item, result.query.at
-    scores = zip(features, result.similarity.tolist(), result.percentile.tolist(), strict=True)
-    for rank, (feature, similarity, percentile) in enumerate(scores, start=1):
-        feature["properties"] = {
-            "rank": rank,
-            "similarity": round(similarity, 6),
-            "percentile": round(100 * percentile, 4),
-            **feature["properties"],
-        }
-    return {
+    started = time.perf_counter()
+    features, item, query = items_geojson(result.matches), result.query_item, result.query
+    for rank, (feature, scores) in enumerate(
+        zip(features, _scores(result), strict=True), start=query.offset + 1
+    ):
+        feature["properties"] = {"rank": rank, **scores, **feature["properties"]}
+    answer = {
         "type": "FeatureCollection",
         "features": features,
         "numberReturned": len(features),
         "numberMatched": result.matched,
         "query": None if item is None else items_geojson(item)[0],
-        "at": None if at is None else list(at.lonlat()),
-        "k": result.query.k,
-        "exclude_m": result.query.exclude_m,
-        "apart_m": result.query.apart_m,
+        "at": None if query.at is None else list(query.at.lonlat()),
+        "k": query.k,
+        "limit": query.k if query.limit is None else query.limit,
+        "offset": query.offset,
+        "state": result.state,
+        "exclude_m": query.exclude_m,
+        "apart_m": query.apart_m,
         "collection": result.collection.id,
         "spec": result.collection.spec.to_json(),
         "considered": result.considered,
         "expected_recall": round(result.expected_recall, 4),
-        "notes": list(notes),
-        "timing_ms": {stage: round(1000 * s, 3) for stage, s in result.seconds.items()},
+        "precision": _precision_steps(result),
+        "notes": [*notes, *result.notes],
         "terrakin_version": __version__,
     }
+    if result.weights:
+        weights = result.weights.items()
+        answer["collections"] = [{"id": name, "weight": weight} for name, weight in weights]
+    seconds = {**result.seconds, "format": time.perf_counter() - started}
+    return {**answer, "timing_ms": {stage: round(1000 * s, 3) for stage, s in seconds.items()}}
+
+
+def _scores(result: SearchResult) -> list[dict[str, Any]]:
+    """Return what is said of each result beside its item, by column."""
+    columns: dict[str, list[Any]] = {
+        "similarity": [round(value, 6) for value in result.similarity.tolist()],
+        "percentile": [round(100 * value, 4) for value in result.percentile.tolist()],
+    }
+    judged = result.judged
+    if judged is not None:
+        for name, values in (
+            ("precision", judged.precision),
+            ("precision_low", judged.low),
+            ("precision_high", judged.high),
+        ):
+            columns[name] = values.round(4).tolist()
+    if result.similarities:
+        names = list(result.similarities)
+        each = zip(*(values.tolist() for values in result.similarities.values()), strict=True)
+        columns["similarities"] = [
+            {name: round(value, 6) for name, value in zip(names, values, strict=True)}
+            for values in each
+        ]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _precision_steps(result: SearchResult) -> list[dict[str, Any]] | None:
+    """Return the curve of estimated precision, best first; None where nothing was judged."""
+    if result.judged is None:
+        return None
+    curve = result.judged.curve
+    columns = (curve.threshold, curve.precision, curve.low, curve.high)
+    return [
+        {
+            "similarity": round(similarity, 6),
+            "precision": round(precision, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "labels": labels,
+        }
+        for similarity, precision, low, high, labels in zip(
+            *(values.tolist() for values in columns), curve.labels.tolist(), strict=True
+        )
+    ]
 
 
 def write_places(answer: Mapping[str, Any], path: Path) -> None:
@@ -137,12 +220,13 @@ def _write_geojson(answer: Mapping[str, Any], path: Path) -> None:
 
 
 def _columns(answer: Mapping[str, Any]) -> dict[str, pa.Array]:
-    rows = [{"id": f["id"], **f["properties"]} for f in answer["features"]]
+    rows = [_flat(f) for f in answer["features"]]
     kinds = {
         "id": pa.string(),
         "rank": pa.int32(),
         "similarity": pa.float64(),
         "percentile": pa.float64(),
+        **_optional(answer),
         "datetime": pa.string(),
         "grid_cell": pa.string(),
         "lon": pa.float64(),
@@ -158,6 +242,27 @@ def _columns(answer: Mapping[str, Any]) -> dict[str, pa.Array]:
             values = [None if value is None else str(value) for value in values]
         columns[name] = pa.array(values, kind)
     return columns
+
+
+def _flat(feature: Feature) -> dict[str, Any]:
+    """Return what a feature says by column; the cosine in collection a stands in similarity_a."""
+    properties = feature["properties"]
+    each = properties.get("similarities", {})
+    return {
+        "id": feature["id"],
+        **properties,
+        **{f"similarity_{name}": value for name, value in each.items()},
+    }
+
+
+def _optional(answer: Mapping[str, Any]) -> dict[str, pa.DataType]:
+    """Return the columns of estimates and of several collections, where an answer has them."""
+    searches = answer.get("searches", {"": answer}).values()
+    judged = any(search.get("precision") is not None for search in searches)
+    names = ["precision", "precision_low", "precision_high"] if judged else []
+    for search in searches:
+        names += [f"similarity_{each['id']}" for each in search.get("collections", ())]
+    return dict.fromkeys(names, pa.float64())
 
 
 def _attributes(answer: Mapping[str, Any]) -> dict[str, pa.DataType]:

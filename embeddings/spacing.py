@@ -44,10 +44,20 @@ def spread(
 def distance_m(
     place: LonLat, lon: NDArray[np.float64], lat: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return great-circle distances in metres to points ``(n,)`` in degrees (haversine)."""
-    lat1, lat2 = np.radians(place.lat), np.radians(lat)
-    half_lon = np.radians(lon - place.lon) / 2
-    a = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin(half_lon) ** 2
+    """Return great-circle distances in metres to points ``(n,)`` in degrees."""
+    return distances_m(np.float64(place.lon), np.float64(place.lat), lon, lat)
+
+
+def distances_m(
+    lon1: NDArray[np.float64] | np.float64,
+    lat1: NDArray[np.float64] | np.float64,
+    lon2: NDArray[np.float64],
+    lat2: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return great-circle distances in metres between points ``(n,)`` in degrees (haversine)."""
+    a1, a2 = np.radians(lat1), np.radians(lat2)
+    half_lon = np.radians(lon2 - lon1) / 2
+    a = np.sin((a2 - a1) / 2) ** 2 + np.cos(a1) * np.cos(a2) * np.sin(half_lon) ** 2
     return np.asarray(2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(a, 1.0))))
 
 

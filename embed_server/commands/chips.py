@@ -95,4 +95,4 @@ def embed_chips_command(table: Path, store: Path | str, as_json: bool, **options
         work_store(store, job.collection, adding=adding) as (folder, published),
     ):
         report = embed_chips(replace(job, store=folder), line, stop.is_set, published)
-    show_report(report, as_json=as_json)
+    show_report(report, store, as_json=as_json)

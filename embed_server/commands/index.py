@@ -6,12 +6,10 @@ from pathlib import Path
 
 import click
 
-from embed_server.console import interruptible, progress_line, show
+from embed_server.console import interruptible, note, progress_line, show
 from embed_server.options import json_option, store_option
-from embeddings.errors import StoreNotWritableError
-from embeddings.index.build import build_index
-from embeddings.report import Progress
-from embeddings.store import Store
+from embeddings.indexing import RECALL, TYPICAL_K, index_advice, index_collection
+from embeddings.store import Collection
 
 
 @click.command("index")
@@ -20,9 +18,9 @@ from embeddings.store import Store
 @click.option(
     "--recall",
     type=float,
-    default=0.99,
+    default=RECALL,
     show_default=True,
-    help="Share of the true best 100 that a search is to find.",
+    help=f"Share of the true best {TYPICAL_K} that a search is to find.",
 )
 @json_option
 def index_command(store: Path, collection: str, recall: float, as_json: bool) -> None:
@@ -35,33 +33,17 @@ def index_command(store: Path, collection: str, recall: float, as_json: bool) ->
     Example:
       terrakin index --store ~/embeddings --collection planet
     """
-    opened = Store.open(store)
-    found = opened.collection(collection)
-    if collection in opened.shipped():
-        raise StoreNotWritableError(
-            f"Collection '{collection}' comes with Terrakin, is read-only and small: it is "
-            "searched without an index."
-        )
     with progress_line() as line, interruptible() as stop:
-        report = build_index(
-            found,
-            target_recall=recall,
-            progress=lambda done, total, text: line(Progress(done, total, text)),
-            cancelled=stop.is_set,
-        )
-    data = {
-        "collection": collection,
-        "kind": report.kind,
-        "rows": report.count,
-        "bytes": report.bytes,
-        "seconds": report.seconds,
-    }
-    seconds = sum(report.seconds.values())
-    show(
-        data,
-        [
-            f"{report.count:,} rows of '{collection}' are indexed ({report.kind}, "
-            f"{report.bytes / 1e6:,.1f} MB) in {seconds:,.1f} s."
-        ],
-        as_json=as_json,
-    )
+        made = index_collection(store, collection, recall, line, stop.is_set)
+    show(made.to_json(), made.lines, as_json=as_json)
+
+
+def advise_index(store: Path | str, collection: str) -> None:
+    """Say so if a collection that was just written is large and has no index.
+
+    A store at an address is searched where it has been fetched to, so nothing is said of it.
+    """
+    if isinstance(store, Path):
+        advice = index_advice(Collection.load(store / collection))
+        if advice is not None:
+            note(f"Note: {advice}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from embed_server.commands.index import advise_index
 from embed_server.console import interruptible, note, progress_line, show
 from embed_server.options import BoundsType, StoreType, json_option, store_option
 from embeddings.types import Bounds
@@ -134,6 +135,7 @@ def _embed_grid(
         ],
         as_json=as_json,
     )
+    advise_index(options["store"], report.collection)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from embed_server.commands.index import advise_index
 from embed_server.console import EXIT_PARTLY, interruptible, note, progress_line, show
 from embed_server.options import BoundsType, NamesType, any_store_option, json_option
 from embeddings import encoders
@@ -165,10 +166,10 @@ def embed_raster_command(
     if plan:
         show(planned.to_json(), _plan_lines(planned), as_json=as_json)
         return
-    show_report(report, as_json=as_json)
+    show_report(report, store, as_json=as_json)
 
 
-def show_report(report: EmbedReport, *, as_json: bool) -> None:
+def show_report(report: EmbedReport, store: Path | str, *, as_json: bool) -> None:
     """Print what a run did; exit with 3 if something could not be read."""
     for text in report.notes[:MOST_NOTES]:
         note(f"Note: {text}")
@@ -188,6 +189,7 @@ def show_report(report: EmbedReport, *, as_json: bool) -> None:
     if report.dense:
         lines.append(f"{report.dense:,} dense vectors are stored as rasters beside it.")
     show(report.to_json(), lines, as_json=as_json)
+    advise_index(store, report.collection)
     if report.failures:
         note("What is missing is listed above; the same command tries it again.")
         sys.exit(EXIT_PARTLY)

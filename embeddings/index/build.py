@@ -2,7 +2,11 @@
 
 Memory: 1.1 GB at a million rows of 256 values, 1.3 GB at four million, and little more beyond:
 batches of Parquet being decoded, a sample of at most 256 MiB, a block of lists of 256 MiB.
-Disk: the vectors in float16, and for a while twice the lists.
+Disk: the vectors in float16, some 185 bytes a row for the other columns (without attributes), and
+for a while 8 bytes a row more and twice the lists.
+
+All indexes hold the rows, small ones too: a collection with an index is searched without reading
+Parquet, whatever its size, and there is one path to test.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from embeddings.atomic import check_space, writing_to
 from embeddings.errors import CancelledError, InputError, StoreLockedError
 from embeddings.index import files
 from embeddings.index.curve import RecallCurve
+from embeddings.index.ids import sort_ids
 from embeddings.index.ivf import IvfIndex
 from embeddings.index.lists import LISTS_FILE, Lists, Plan, load, merge, save, train
+from embeddings.index.row_writer import HASHES_FILE, RowWriter, rows_bytes
+from embeddings.index.rows import IDS_FILE
 from embeddings.index.source import VectorWriter
 from embeddings.index.tune import measure
 from embeddings.index.vectors import VALUE_BYTES, VectorFile
@@ -116,7 +123,9 @@ class _Build:
             self._folder.mkdir(exist_ok=True)
         path = self._folder / files.VECTORS_FILE
         # Shares of the whole are what the steps took in trials.
-        self._step("vectors", lambda: self._write_vectors(path, 0.3 if ivf else 1.0))
+        share = 0.35 if ivf else 1.0
+        self._step("vectors", lambda: self._write_vectors(path, 0.6 * share))
+        self._step("rows", lambda: self._write_rows(0.6 * share, share))
         # Windows renames no folder with open files: all are closed when this returns.
         curve = self._make_lists(path) if ivf else None
         return self._publish(curve)
@@ -157,7 +166,8 @@ class _Build:
         # Windows does not tell how much of a file is really there.
         blocks = (getattr(f.stat(), "st_blocks", 0) for f in self._folder.glob("*"))
         there = 512 * sum(blocks)
-        check_space(self._folder, count * dim * VALUE_BYTES + lists + SPARE_BYTES - there)
+        needed = count * dim * VALUE_BYTES + rows_bytes(self._collection) + lists + SPARE_BYTES
+        check_space(self._folder, needed - there)
 
     def _write_vectors(self, path: Path, share: float) -> None:
         count = self._collection.count
@@ -168,6 +178,23 @@ class _Build:
         self._tell(0.0, f"Reading {count:,} vectors")
         VectorWriter(self._collection, path).write(told)
 
+    def _write_rows(self, start: float, stop: float) -> None:
+        count = self._collection.count
+
+        def told(rows: int) -> None:
+            share = start + 0.9 * (stop - start) * rows / count
+            self._tell(share, f"{rows:,} of {count:,} rows written")
+
+        RowWriter(self._collection, self._folder).write(told)
+
+        def sorted_so_far(rows: int) -> None:
+            share = start + (stop - start) * (0.9 + 0.1 * rows / count)
+            self._tell(share, f"{rows:,} of {count:,} ids sorted")
+
+        target = self._folder / IDS_FILE
+        if not target.exists():
+            sort_ids(self._folder / HASHES_FILE, target, count, sorted_so_far)
+
     def _train(self, vectors: VectorFile) -> None:
         path = self._folder / "trained.faiss"
         if path.exists():
@@ -177,7 +204,7 @@ class _Build:
         sample = vectors.take(np.sort(rows).astype(np.int64))
 
         def told(step: int) -> None:
-            self._tell(0.3 + 0.02 * step, f"Fitting {self._plan.lists:,} lists")
+            self._tell(0.35 + 0.005 * step, f"Fitting {self._plan.lists:,} lists")
 
         save(train(self._plan, sample, told), path)
 
@@ -190,14 +217,14 @@ class _Build:
             if not path.exists():
                 self._fill_block(vectors, start, min(start + size, vectors.count), path)
             blocks.append(path)
-        self._tell(0.75, "Joining the lists")
+        self._tell(0.6, "Joining the lists")
         empty = load(self._folder / "trained.faiss")
         merge(empty, vectors.count, blocks, self._folder / LISTS_FILE)
 
     def _fill_block(self, vectors: VectorFile, start: int, stop: int, path: Path) -> None:
         index = load(self._folder / "trained.faiss")
         for first in range(start, stop, ADD_ROWS):
-            share = 0.5 + 0.25 * first / vectors.count
+            share = 0.4 + 0.2 * first / vectors.count
             self._tell(share, f"{first:,} of {vectors.count:,} vectors in lists")
             last = min(first + ADD_ROWS, stop)
             index.add_with_ids(vectors.block(first, last), np.arange(first, last))
@@ -207,22 +234,22 @@ class _Build:
         lists = Lists(self._folder, vectors.count, vectors.dim)
 
         def told(share: float) -> None:
-            self._tell(0.8 + 0.2 * share, "Measuring the recall against an exact scan")
+            self._tell(0.65 + 0.35 * share, "Measuring the recall against an exact scan")
 
         return measure(
             lambda curve: IvfIndex(vectors, lists, curve, self._target),
             vectors,
-            lists.lists,
             SEED + 1,
             told,
         )
 
     def _publish(self, curve: RecallCurve | None) -> IndexReport:
         """Write ``index.json``, and let the new index take the place of all others."""
-        names = [files.VECTORS_FILE, *([LISTS_FILE] if curve is not None else [])]
+        kind: files.Kind = "scan" if curve is None else "ivf"
+        names = files.named_files(kind)
         manifest = files.Manifest(
             key=files.key_of(self._collection),
-            kind="scan" if curve is None else "ivf",
+            kind=kind,
             count=self._collection.count,
             dim=self._plan.dim,
             code="" if curve is None else self._plan.code,

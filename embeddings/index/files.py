@@ -4,6 +4,10 @@ COLLECTION/index/.lock                 held by the one builder
 COLLECTION/index/KEY-1/index.json      what it is, what it belongs to, its recall curve
 COLLECTION/index/KEY-1/vectors.f16     unit vectors, float16, in the order of the rows
 COLLECTION/index/KEY-1/ivf.faiss       centres and inverted lists, memory-mapped (kind "ivf")
+COLLECTION/index/KEY-1/rows.arrow      what a search needs of the rows: the other columns,
+COLLECTION/index/KEY-1/places.f64      centres and boxes,
+COLLECTION/index/KEY-1/times.i64       times,
+COLLECTION/index/KEY-1/ids.u64         and ids; ``embeddings.index.rows`` says more
 COLLECTION/index/.building-KEY/        an index that is not finished
 
 KEY stands for the rows and the vector space; the number grows when an index is built again.
@@ -23,9 +27,10 @@ from embeddings.atomic import write_text
 from embeddings.errors import StoreFormatError
 from embeddings.index.curve import RecallCurve
 from embeddings.index.lists import LISTS_FILE
+from embeddings.index.rows import ROW_FILES
 from embeddings.store.collection import Collection
 
-INDEX_FORMAT_VERSION = 1
+INDEX_FORMAT_VERSION = 2
 
 INDEX_FOLDER = "index"
 MANIFEST_FILE = "index.json"
@@ -113,8 +118,7 @@ class Manifest:
             )
         if data["kind"] not in ("scan", "ivf"):
             raise ValueError(f"kind {data['kind']} is not known")
-        named = {VECTORS_FILE} | ({LISTS_FILE} if data["kind"] == "ivf" else set())
-        if set(data["files"]) != named:
+        if set(data["files"]) != set(named_files(data["kind"])):
             raise ValueError(f"it names the files {sorted(data['files'])}")
         data["files"] = {name: Mark(**mark) for name, mark in data["files"].items()}
         if data["curve"] is not None:
@@ -122,6 +126,11 @@ class Manifest:
         if (data["curve"] is None) != (data["kind"] == "scan"):
             raise ValueError("its recall curve does not go with its kind")
         return cls(**data)
+
+
+def named_files(kind: Kind) -> tuple[str, ...]:
+    """Return the files that an index has beside ``index.json``."""
+    return (VECTORS_FILE, *ROW_FILES, *((LISTS_FILE,) if kind == "ivf" else ()))
 
 
 def key_of(collection: Collection) -> str:

@@ -8,17 +8,22 @@ the lists that lie nearest to it. docs/decisions/0007-index.md says why these co
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from embeddings.atomic import atomic_path
 from embeddings.errors import StoreFormatError
+from embeddings.index import shapes
 from embeddings.index.base import Mask, Rows, Vectors
 
 Code = Literal["SQ8", "SQ4"]
@@ -114,7 +119,8 @@ def load(path: Path) -> Any:
 def merge(empty: Any, count: int, blocks: Sequence[Path], path: Path) -> None:
     """Join the lists of the blocks into one file, list by list, without holding them in memory.
 
-    The file is what faiss itself would write of an index with all ``count`` rows.
+    The file is what faiss itself would write of the index with all ``count`` rows, and after
+    that the shapes of the lists.
     """
     faiss = _faiss()
     parts = [faiss.read_index(str(block), _mapping()) for block in blocks]
@@ -122,6 +128,7 @@ def merge(empty: Any, count: int, blocks: Sequence[Path], path: Path) -> None:
     head = faiss.serialize_index(empty).tobytes()
     lists = [part.invlists for part in parts]
     sizes = [[one.list_size(i) for one in lists] for i in range(empty.nlist)]
+    homes = np.empty(count, np.int64)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(head[: head.rindex(b"ilar")])
         file.write(b"ilar" + struct.pack("<QQ", empty.nlist, empty.code_size))
@@ -132,7 +139,40 @@ def merge(empty: Any, count: int, blocks: Sequence[Path], path: Path) -> None:
             for one, n in there:
                 file.write(faiss.rev_swig_ptr(one.get_codes(number), n * empty.code_size))
             for one, n in there:
-                file.write(faiss.rev_swig_ptr(one.get_ids(number), n))
+                rows = faiss.rev_swig_ptr(one.get_ids(number), n)
+                homes[rows] = number
+                file.write(rows)
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as threads:
+            shape = partial(_shape, empty, _centres(empty), lists)
+            shapes.write(threads.map(shape, range(empty.nlist), sizes), homes, file)
+
+
+def _shape(
+    empty: Any, centres: Vectors, blocks: Sequence[Any], number: int, sizes: Sequence[int]
+) -> shapes.Shape:
+    """Describe a list by a seeded sample of its rows, as their codes tell."""
+    faiss = _faiss()
+    whole, rng = sum(sizes), np.random.default_rng(number)
+    chosen = rng.choice(whole, min(whole, shapes.MEMBERS), replace=False)
+    codes, start = np.empty((len(chosen), empty.code_size), np.uint8), 0
+    for one, n in zip(blocks, sizes, strict=True):
+        here = (chosen >= start) & (chosen < start + n)
+        if here.any():
+            values = faiss.rev_swig_ptr(one.get_codes(number), n * empty.code_size)
+            codes[here] = values.reshape(n, -1)[chosen[here] - start]
+        start += n
+    members = empty.sq.decode(codes) if whole else np.empty((0, empty.d), np.float32)
+    if empty.by_residual:
+        members += centres[number]
+    return shapes.Shape.of(members, shapes.rank_of(empty.nlist, empty.d))
+
+
+def _centres(index: Any) -> Vectors:
+    """Return the centres ``(lists, dim)`` of an index, which it holds."""
+    faiss = _faiss()
+    quantizer = faiss.downcast_index(index.quantizer)
+    values = faiss.rev_swig_ptr(quantizer.get_xb(), index.nlist * index.d)
+    return np.asarray(values.reshape(index.nlist, index.d))
 
 
 class Lists:
@@ -157,16 +197,19 @@ class Lists:
         self._sizes = np.array(
             [self._lists.list_size(i) for i in range(self._index.nlist)], np.int64
         )
+        self._centres = _centres(self._index)
+        self._shapes = shapes.Shapes(path, self._sizes, dim)
 
     @property
     def lists(self) -> int:
         """How many lists there are."""
         return len(self._sizes)
 
-    def nearest(self, query: Vectors, probes: int) -> tuple[Rows, NDArray[np.float32]]:
-        """Return the ``probes`` lists nearest to a unit query, and how near their centres are."""
-        near, lists = self._index.quantizer.search(query[None], probes)
-        return lists, near
+    def outlook(
+        self, query: Vectors, among: Rows | None = None, without: Rows | None = None
+    ) -> shapes.Outlook:
+        """Return what lists may hold for a unit query, of rows ``among`` or ``without`` some."""
+        return self._shapes.outlook(query, among, without)
 
     def sizes(self, lists: Rows) -> int:
         """Return how many rows stand in lists."""
@@ -184,28 +227,25 @@ class Lists:
         return found
 
     def search(
-        self,
-        query: Vectors,
-        k: int,
-        lists: Rows,
-        near: NDArray[np.float32],
-        bits: NDArray[np.uint8] | None,
-    ) -> Rows:
-        """Return at most ``k`` rows of ``lists`` that seem best, in no certain order.
+        self, query: Vectors, k: int, lists: Rows, bits: NDArray[np.uint8] | None
+    ) -> tuple[Rows, Vectors]:
+        """Return at most ``k`` rows of ``lists (m,)`` that seem best, and how near they seem.
 
-        ``bits`` holds one bit a row, little-endian: which are allowed.
+        In no certain order. ``bits`` holds one bit a row, little-endian: which are allowed.
         """
         faiss = _faiss()
-        scores = np.empty((1, k), np.float32)
-        rows = np.empty((1, k), np.int64)
+        near = self._centres[lists] @ query
+        scores = np.empty(k, np.float32)
+        rows = np.empty(k, np.int64)
         selector = None if bits is None else faiss.IDSelectorBitmap(bits)
-        asked = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
+        asked = faiss.SearchParametersIVF(nprobe=len(lists), sel=selector)
         self._index.search_preassigned_c(
             1,
             *(faiss.swig_ptr(query), k, faiss.swig_ptr(lists), faiss.swig_ptr(near)),
             *(faiss.swig_ptr(scores), faiss.swig_ptr(rows), False, asked),
         )
-        return np.asarray(rows[0][rows[0] >= 0])
+        found = rows >= 0
+        return rows[found], scores[found]
 
 
 def _mapping() -> int:

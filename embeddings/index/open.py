@@ -9,15 +9,17 @@ from embeddings.errors import StoreFormatError
 from embeddings.index.files import VECTORS_FILE, Manifest, finished_folders, index_root, key_of
 from embeddings.index.ivf import IvfIndex
 from embeddings.index.lists import Lists
+from embeddings.index.rows import RowFiles
 from embeddings.index.vectors import VectorFile
 from embeddings.store.collection import Collection
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An index and what its ``index.json`` says; or None, and why."""
+    """An index, its rows and what its ``index.json`` says; or None, and why."""
 
     index: IvfIndex | VectorFile | None
+    rows: RowFiles | None
     manifest: Manifest | None
     reason: str
 
@@ -28,7 +30,7 @@ def open_index(collection: Collection) -> IvfIndex | VectorFile | None:
 
 
 def examine_index(collection: Collection) -> Opened:
-    """Open the newest index that is whole and belongs to these rows. Vectors are not read."""
+    """Open the newest index that is whole and belongs to these rows. Neither is read."""
     folders = finished_folders(collection)
     opened = _first(collection, folders)
     # A builder may have put a new one in the place of the one that was about to be opened.
@@ -47,7 +49,7 @@ def _first(collection: Collection, folders: list[Path]) -> Opened:
             return _open(collection, folder)
         except (OSError, StoreFormatError) as error:
             reason = str(error)
-    return Opened(None, None, reason)
+    return Opened(None, None, None, reason)
 
 
 def _open(collection: Collection, folder: Path) -> Opened:
@@ -56,8 +58,9 @@ def _open(collection: Collection, folder: Path) -> Opened:
     if told != (key_of(collection), collection.count, collection.spec.dim):
         raise StoreFormatError(f"{folder} belongs to another collection. Build the index again.")
     vectors = VectorFile(folder / VECTORS_FILE, manifest.count, manifest.dim)
+    rows = RowFiles(folder, collection.spec, manifest.count)
     if manifest.curve is None:
-        return Opened(vectors, manifest, "")
+        return Opened(vectors, rows, manifest, "")
     lists = Lists(folder, manifest.count, manifest.dim)
     index = IvfIndex(vectors, lists, manifest.curve, manifest.target_recall)
-    return Opened(index, manifest, "")
+    return Opened(index, rows, manifest, "")

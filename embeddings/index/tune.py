@@ -13,28 +13,30 @@ from threadpoolctl import threadpool_limits
 
 from embeddings.index.base import Rows, Vectors
 from embeddings.index.curve import RecallCurve
-from embeddings.index.ivf import IvfIndex, candidates_for
+from embeddings.index.ivf import IvfIndex
 from embeddings.index.scan import BLOCK_ROWS, Source, unit
 
-GROUPS = ((256, (1, 10, 100)), (64, (1000,)), (8, (10_000, 50_000)))
-"""How many held queries measure which k: the more neighbours, the less they differ."""
+GROUPS = ((100, (1, 10, 100)), (32, (1000,)), (4, (10_000, 50_000)))
+"""How many held queries of each kind measure which k: the more neighbours, the less they differ."""
 
-ENOUGH = 0.9995
-"""From here on looking into more lists is not worth measuring."""
-FINE = 0.8
-"""Below this recall every doubling of the lists is measured, above it two steps in each."""
-SAME = 1e-6
+LEVELS = (0.95, 0.98, 0.99, 0.995, 0.998, 0.9995, 0.9999, 0.99999)
+"""The promises at which the recall is measured."""
+SAME = 4e-6
 """Cosines this close are equal: the true ones are taken in float32."""
+ANEW = 100
+"""Up to this k each promise is a search of its own, as users make them; beyond, one goes on."""
+MOST_EXAMPLES = 5
+BACKGROUND_ROWS = 2000
 
-_Measured = list[tuple[float, float]]
-"""For each k the mean recall and its standard error."""
-
-_NO_CURVE = RecallCurve((1,), (1,), ((0.0,),), ((1.0,),))
+_NO_CURVE = RecallCurve((1,), (1.0,), ((0.0,),), ((0.0,),), ((1.0,),))
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Rows that serve as queries, and the true cosines of their neighbours, best first."""
+    """Unit queries, and the true cosines of their neighbours, best first.
+
+    ``rows`` are their own rows, which are left out; -1 for directions.
+    """
 
     rows: Rows
     units: Vectors
@@ -45,70 +47,87 @@ class _Held:
 def measure(
     index: Callable[[RecallCurve], IvfIndex],
     source: Source,
-    lists: int,
     seed: int,
     check: Callable[[float], None],
 ) -> RecallCurve | None:
     """Return the recall curve of the index that ``index(curve)`` makes.
 
-    A held query is a row of the collection that is left out of its own answer, as in a search by
-    a click. None if no row can serve, since all are zero. ``check(share done)`` is called now
-    and then and may raise to stop.
+    Half of the held queries are rows of the collection, left out of their own answers as in a
+    search by a click; half are directions, as several examples make them. None if no row can
+    serve, since all are zero. ``check(share done)`` is called now and then and may raise to stop.
     """
     engine = index(_NO_CURVE)
-    grid = _grid(lists)
     groups = _hold(source, seed, check)
     if not groups:
         return None
-    columns: list[list[_Measured]] = []
-    for number in grid:
-        check(0.5 + 0.5 * len(columns) / len(grid))
-        last = columns[-1] if columns else [[(0.0, 0.0)] * len(held.ks) for held in groups]
-        columns.append(
-            [
-                _recalls(engine, held, number) if _worth(before, number) else before
-                for held, before in zip(groups, last, strict=True)
-            ]
-        )
-        if min(mean for group in columns[-1] for mean, _ in group) >= ENOUGH:
-            break
-    ks = tuple(k for held in groups for k in held.ks)
-    flat = [[one for group in column for one in group] for column in columns]
-    recall, error = (
-        tuple(tuple(round(column[row][part], 5) for column in flat) for row in range(len(ks)))
-        for part in (0, 1)
+    ks: list[int] = []
+    columns: list[NDArray[np.float64]] = []
+    for number, held in enumerate(groups):
+        for k in held.ks:
+            check(0.5 + 0.5 * (number + 0.5) / len(groups))
+            ks.append(k)
+            columns.append(_measured(engine, held, k))
+    promised, recall = (
+        np.array([column[..., part].mean(axis=0) for column in columns]) for part in (0, 1)
     )
-    return RecallCurve(ks, tuple(grid[: len(columns)]), recall, error)
-
-
-def _worth(before: _Measured, probes: int) -> bool:
-    """Whether to measure again: recall only grows, and fine steps matter near its end alone."""
-    least = min(mean for mean, _ in before)
-    return least < ENOUGH and (least >= FINE or probes.bit_count() == 1)
-
-
-def _grid(lists: int) -> list[int]:
-    """Return 1, 2, 4, then two steps in every doubling, up to all lists."""
-    powers = [2**i for i in range(lists.bit_length()) if 2**i <= lists]
-    between = [3 * power // 2 for power in powers if power >= 4 and 3 * power // 2 < lists]
-    return sorted({*powers, *between})
+    error = np.array([c[..., 1].std(axis=0) / np.sqrt(len(c)) for c in columns])
+    tables = (
+        tuple(tuple(map(float, row)) for row in table.round(5))
+        for table in (np.maximum.accumulate(promised, axis=1), recall, error)
+    )
+    return RecallCurve(tuple(ks), LEVELS, *tables)
 
 
 def _hold(source: Source, seed: int, check: Callable[[float], None]) -> list[_Held]:
-    """Choose rows as queries, and find their true neighbours."""
-    many = min(GROUPS[0][0], source.count)
-    rows = np.random.default_rng(seed).choice(source.count, many, replace=False).astype(np.int64)
-    units = source.take(rows)
-    # A zero vector has no neighbours.
-    rows, units = rows[units.any(axis=1)], unit(units[units.any(axis=1)])
+    """Choose queries, and find their true neighbours."""
+    rng = np.random.default_rng(seed)
+    rows, units = _queries(source, rng)
     most = max(1, source.count // 4)
-    groups = [(many, tuple(k for k in ks if k <= most)) for many, ks in GROUPS]
+    groups = [(2 * many, tuple(k for k in ks if k <= most)) for many, ks in GROUPS]
     groups = [(many, ks) for many, ks in groups if ks and len(rows)]
     reach = np.zeros(len(rows), np.int64)
     for many, ks in groups:
         reach[:many] = ks[-1]
     best = _true_best(source, rows, units, reach, check)
     return [_Held(rows[:many], units[:many], best[:many], ks) for many, ks in groups]
+
+
+def _queries(source: Source, rng: np.random.Generator) -> tuple[Rows, Vectors]:
+    """Return rows and directions in turn, as far as there are any that are not zero."""
+    many = min(GROUPS[0][0], source.count)
+    rows = rng.choice(source.count, many, replace=False).astype(np.int64)
+    units = source.take(rows)
+    # A zero vector has no neighbours.
+    rows, units = rows[units.any(axis=1)], units[units.any(axis=1)]
+    if not len(rows):
+        return rows, units
+    ways = _directions(source, len(rows), rng)
+    both = np.stack([units, ways], axis=1).reshape(-1, source.dim)
+    own = np.stack([rows, np.full(len(rows), -1)], axis=1).ravel()
+    there = both.any(axis=1)
+    return own[there], both[there]
+
+
+def _directions(source: Source, many: int, rng: np.random.Generator) -> Vectors:
+    """Return directions as examples make them: differences of means, evened by the covariance."""
+    size = min(BACKGROUND_ROWS, source.count)
+    sample = source.take(np.sort(rng.choice(source.count, size, replace=False)).astype(np.int64))
+    away = sample - sample.mean(axis=0)
+    covariance = away.T @ away / np.float32(size)
+    even = np.trace(covariance) / source.dim + np.float32(1e-12)
+    ways = np.empty((many, source.dim), np.float32)
+    for number in range(many):
+        positives, negatives = rng.integers(2, MOST_EXAMPLES + 1), rng.integers(MOST_EXAMPLES + 1)
+        # Positives are alike as a rule, but not always.
+        some = rng.choice(size, positives)
+        if number % 2:
+            near = np.argsort(-(sample @ sample[some[0]]))[: max(size // 20, positives)]
+            some = rng.choice(near, positives)
+        ways[number] = away[some].mean(axis=0)
+        if negatives:
+            ways[number] -= 0.5 * away[rng.choice(size, negatives)].mean(axis=0)
+    ridge = covariance + 4 * even * np.eye(source.dim, dtype=np.float32)
+    return unit(np.linalg.solve(ridge, ways.T).T.astype(np.float32))
 
 
 def _true_best(
@@ -140,24 +159,24 @@ def _true_best(
     return [np.sort(scores)[::-1] for scores in best]
 
 
-def _recalls(engine: IvfIndex, held: _Held, probes: int) -> _Measured:
-    """Return for each k the mean recall and its standard error."""
+def _measured(engine: IvfIndex, held: _Held, k: int) -> NDArray[np.float64]:
+    """Return what was promised and found ``(queries, levels, 2)``."""
     # Threads of its own for every product of every thread would get in each other's way.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
-        shares = np.array(
-            list(threads.map(lambda i: _shares(engine, held, i, probes), range(len(held.rows))))
+        return np.array(
+            list(threads.map(lambda i: _steps(engine, held, i, k), range(len(held.rows))))
         )
-    error = shares.std(axis=0) / np.sqrt(len(shares))
-    return [(float(m), float(e)) for m, e in zip(shares.mean(axis=0), error, strict=True)]
 
 
-def _shares(engine: IvfIndex, held: _Held, i: int, probes: int) -> list[float]:
-    """Return for each k which share of the true best a query found."""
-    rows, scores = engine.candidates(held.units[i], held.ks[-1] + 1, probes)
-    shares = []
-    for k in held.ks:
-        # A search for k re-ranks only the first of these.
-        first = slice(0, candidates_for(k + 1))
-        others = np.sort(scores[first][rows[first] != held.rows[i]])[::-1]
-        shares.append(min(int((others[:k] >= held.best[i][k - 1] - SAME).sum()), k) / k)
-    return shares
+def _steps(engine: IvfIndex, held: _Held, i: int, k: int) -> list[tuple[float, float]]:
+    """Return for each level what was promised, and which share of the true best was found."""
+    many = k + int(held.rows[i] >= 0)
+    hunt, steps = engine.hunt(held.units[i], many), []
+    for level in LEVELS:
+        if k <= ANEW:
+            hunt = engine.hunt(held.units[i], many)
+        rows, scores = hunt.run(level)
+        others = scores[rows != held.rows[i]][:k]
+        found = int((others >= held.best[i][k - 1] - SAME).sum())
+        steps.append((hunt.promise, found / k))
+    return steps

@@ -95,41 +95,68 @@ def precision_curve(
     labelled: NDArray[np.floating[Any]],
     confirmed: NDArray[np.bool_],
 ) -> PrecisionCurve:
-    """Estimate precision at each labelled score from what was confirmed or rejected.
+    """Return what ``Precision`` estimates at each labelled score that a result reaches."""
+    return Precision(results, labelled, confirmed).curve()
 
-    ``results (r,)`` are the cosines of all results, ``labelled (l,)`` those of the results with an
-    answer, ``confirmed (l,)`` the answers. An isotonic fit gives each answer's chance of being
-    right, which never falls as likeness grows, and needs no bins, which few answers would leave
-    empty. Each result takes the chance of the answer nearest in score, so that answers given
-    mostly at the top do not flatter what lies below. The interval is Wilson's, which is not empty
-    even where all answers agree, with Kish's effective number of answers, since some stand for
-    more results than others. Raises InputError if shapes differ or a score is not finite.
+
+class Precision:
+    """Precision of all results from any score up, from what was confirmed or rejected.
+
+    An isotonic fit gives each answer's chance of being right, which never falls as likeness grows,
+    and needs no bins, which few answers would leave empty. Each result takes the chance of the
+    answer nearest in score, so that answers given mostly at the top do not flatter what lies
+    below. The interval is Wilson's, which is not empty even where all answers agree, with Kish's
+    effective number of answers, since some stand for more results than others.
     """
-    labelled, confirmed = np.asarray(labelled, np.float64), np.asarray(confirmed, bool)
-    scores = np.sort(np.asarray(results, np.float64))[::-1]
-    if labelled.shape != confirmed.shape or labelled.ndim != 1:
-        raise InputError(
-            f"There are {labelled.size} scores and {confirmed.size} answers; each needs the other."
-        )
-    if not (np.isfinite(labelled).all() and np.isfinite(scores).all()):
-        raise InputError("A score is not a number.")
-    if not len(labelled) or not len(scores):
-        none = np.empty(0)
-        return PrecisionCurve(none, none, none, none, np.empty(0, np.int64))
-    known, first = np.unique(labelled, return_inverse=True)
-    answers = np.bincount(first).astype(np.float64)
-    chance = _isotonic(np.bincount(first, confirmed) / answers, answers)
-    nearest = _nearest(known, scores)
-    found = np.cumsum(chance[nearest])
-    thresholds = known[::-1]
-    above = np.searchsorted(-scores, -thresholds, side="right")
-    there = above > 0
-    thresholds, above = thresholds[there], above[there]
-    precision = found[above - 1] / above
-    size = np.array([_effective(nearest[:count], answers) for count in above])
-    low, high = _wilson(precision, size)
-    labels = np.array([int((labelled >= each).sum()) for each in thresholds], np.int64)
-    return PrecisionCurve(thresholds, precision, low, high, labels)
+
+    def __init__(
+        self,
+        results: NDArray[np.floating[Any]],
+        labelled: NDArray[np.floating[Any]],
+        confirmed: NDArray[np.bool_],
+    ) -> None:
+        """Take the cosines ``(r,)`` of all results, those of answers ``(l,)`` and the answers.
+
+        Raises InputError if shapes differ or a score is not finite.
+        """
+        self._labelled: Floats = np.asarray(labelled, np.float64)
+        self._scores: Floats = np.sort(np.asarray(results, np.float64))[::-1]
+        confirmed = np.asarray(confirmed, bool)
+        if self._labelled.shape != confirmed.shape or self._labelled.ndim != 1:
+            raise InputError(
+                f"There are {self._labelled.size} scores and {confirmed.size} answers; each needs "
+                "the other."
+            )
+        if not (np.isfinite(self._labelled).all() and np.isfinite(self._scores).all()):
+            raise InputError("A score is not a number.")
+        self._known, first = np.unique(self._labelled, return_inverse=True)
+        self._ends = [np.empty(0)] * 3
+        if len(self._known) and len(self._scores):
+            answers = np.bincount(first).astype(np.float64)
+            chance = _isotonic(np.bincount(first, confirmed) / answers, answers)
+            nearest = _nearest(self._known, self._scores)
+            share = np.cumsum(chance[nearest]) / np.arange(1, len(nearest) + 1)
+            self._ends = [share, *_wilson(share, _effective(nearest, answers))]
+
+    def at(self, thresholds: NDArray[np.floating[Any]]) -> tuple[Floats, Floats, Floats]:
+        """Return precision and the ends of its 90 % interval at scores that a result reaches.
+
+        At the score of a result this is the share of right ones if the answer ended with it.
+        """
+        above = self._above(thresholds)
+        precision, low, high = (values[above - 1] for values in self._ends)
+        return precision, low, high
+
+    def curve(self) -> PrecisionCurve:
+        """Return the estimate at each labelled score that a result reaches; none without any."""
+        thresholds = self._known[::-1]
+        thresholds = thresholds[self._above(thresholds) > 0]
+        labels = [int((self._labelled >= each).sum()) for each in thresholds]
+        return PrecisionCurve(thresholds, *self.at(thresholds), np.array(labels, np.int64))
+
+    def _above(self, thresholds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Count the results that reach each threshold."""
+        return np.searchsorted(-self._scores, -np.asarray(thresholds, np.float64), side="right")
 
 
 def _isotonic(values: Floats, weights: Floats) -> Floats:
@@ -152,11 +179,17 @@ def _nearest(known: Floats, scores: Floats) -> NDArray[np.int64]:
     return np.searchsorted(middles, scores)
 
 
-def _effective(nearest: NDArray[np.int64], answers: Floats) -> float:
-    """Return Kish's effective number of answers behind some results."""
-    stands_for = np.bincount(nearest, minlength=len(answers))
-    used = stands_for > 0
-    return float(stands_for.sum() ** 2 / (stands_for[used] ** 2 / answers[used]).sum())
+def _effective(nearest: NDArray[np.int64], answers: Floats) -> Floats:
+    """Return Kish's effective number of answers behind the first 1, 2, ... results ``(r,)``.
+
+    Results that take their chance from one answer follow each other, so that each adds
+    (2 n + 1) / answers to the sum of squares when n are there.
+    """
+    rank = np.arange(len(nearest))
+    first = np.flatnonzero(np.append(True, nearest[1:] != nearest[:-1]))
+    sizes = np.diff(np.append(first, len(nearest)))
+    before = rank - np.repeat(first, sizes)
+    return np.asarray((rank + 1) ** 2 / np.cumsum((2 * before + 1) / answers[nearest]))
 
 
 def _wilson(share: Floats, size: Floats) -> tuple[Floats, Floats]:

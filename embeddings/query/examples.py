@@ -6,7 +6,8 @@ docs/decisions/0008-query-combination.md says how the rule was chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,12 @@ from embeddings.errors import InputError, ItemNotFoundError
 from embeddings.query.items import ItemTable
 from embeddings.sources.areas import Area
 from embeddings.spec import EmbeddingSpec
+from embeddings.store import Collection
 from embeddings.types import LonLat
 
 MAX_EXAMPLES = 1_000
+MAX_IMAGES = 100
+"""Each is read and encoded while the client waits."""
 AREA_CHIPS = 200
 BACKGROUND_ROWS = 2_000
 SHRINKAGE = 40.0
@@ -33,25 +37,29 @@ Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Examples:
-    """Places, ids of items, areas (every chip whose centre lies inside) and vectors as stored.
+    """Places, ids of items, areas (every chip whose centre lies inside), vectors as stored, images.
 
     An area stands for at most ``AREA_CHIPS`` chips, spread evenly over its rows; each counts as
-    much as a place. Raises InputError if there is none, or more than ``MAX_EXAMPLES``.
+    much as a place. An image is one chip on disk, or a folder of its bands. Raises InputError if
+    there are more than ``MAX_EXAMPLES``, or ``MAX_IMAGES`` of them.
     """
 
     places: tuple[LonLat, ...] = ()
     ids: tuple[str, ...] = ()
     areas: tuple[Area, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
+    images: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.images) > MAX_IMAGES:
+            raise InputError(f"There are {len(self.images):,} images; there may be {MAX_IMAGES}.")
         if self.count > MAX_EXAMPLES:
             raise InputError(f"There are {self.count:,} examples; there may be {MAX_EXAMPLES:,}.")
 
     @property
     def count(self) -> int:
         """How many examples are named; an area is one."""
-        return sum(map(len, (self.places, self.ids, self.areas, self.vectors)))
+        return sum(map(len, (self.places, self.ids, self.areas, self.vectors, self.images)))
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,32 @@ def resolve(
     Raises ItemNotFoundError or InputError.
     """
     rows = [np.array([locate(place) for place in examples.places], np.int64)]
-    rows.append(_of_ids(items, examples.ids))
+    rows.append(rows_of_ids(items, examples.ids))
     rows += [_of_area(items, area) for area in examples.areas]
     found = np.unique(np.concatenate(rows))
     given = raw_vectors(examples.vectors, items.reader.collection.spec)
     return Resolved(np.concatenate([vectors(found), given]) if len(found) else given, found)
+
+
+def encoded(given: Sequence[Examples], collection: Collection) -> tuple[list[Examples], list[str]]:
+    """Return examples with vectors in the place of images, and what was decided in reading them.
+
+    Raises InputError and its kinds, or StoreError, as of ``encode_image``.
+    """
+    notes: list[str] = []
+    if not any(each.images for each in given):
+        return list(given), notes
+    from embeddings.query.images import encode_image, image_encoder  # late: it brings GDAL
+
+    encoder = image_encoder(collection)
+    out = []
+    for each in given:
+        made = [
+            tuple(encode_image(collection, path, encoder=encoder, tell=notes.append)[0].tolist())
+            for path in each.images
+        ]
+        out.append(replace(each, vectors=(*each.vectors, *made), images=()))
+    return out, notes
 
 
 def raw_vectors(given: Sequence[Sequence[float]], spec: EmbeddingSpec) -> NDArray[np.float32]:
@@ -177,8 +206,11 @@ def _unit(vector: NDArray[np.float64], problem: str, least: float = 0.0) -> NDAr
     return np.asarray(vector / norm, np.float32)
 
 
-def _of_ids(items: ItemTable, ids: Sequence[str]) -> NDArray[np.int64]:
-    found = items.reader.find(ids)
+def rows_of_ids(items: ItemTable, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the sorted rows of items. Raises ItemNotFoundError, naming one that is not there."""
+    if not ids:
+        return np.empty(0, np.int64)
+    found = items.find(ids)
     if len(found) < len(set(ids)):
         known = set(items.reader.rows(found)["id"].to_pylist())
         missing = [each for each in ids if each not in known]

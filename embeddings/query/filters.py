@@ -43,27 +43,13 @@ class Filter:
 
     @property
     def only_excludes(self) -> bool:
-        """Whether almost all rows are allowed, so that a mask says it shorter than their numbers.
+        """Whether almost all rows are allowed, so that those barred say it shorter.
 
-        Then ``mask`` is what to give to an index, else ``rows``.
+        Then ``barred`` is what to ask for, else ``rows``.
         """
         asked = (self.bounds, (self.where or "").strip() or None, self.ids)
         timeless = self.time is None or (self.time.start is None and self.time.end is None)
         return timeless and not self.polygons and all(each is None for each in asked)
-
-
-def mask(items: ItemTable, wanted: Filter) -> NDArray[np.bool_] | None:
-    """Return whether each row ``(count,)`` is allowed, or None where all are; as of ``rows``."""
-    if not wanted.only_excludes:
-        allowed = np.zeros(items.count, bool)
-        allowed[rows(items, wanted)] = True
-        return allowed
-    near = _barred(items, wanted)
-    if near is None:
-        return None
-    allowed = np.ones(items.count, bool)
-    allowed[near] = False
-    return allowed
 
 
 def rows(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
@@ -71,31 +57,39 @@ def rows(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
 
     No row at all is an answer, not an error. Raises InputError if ``where`` cannot be read.
     """
-    found = [_in_place(items, wanted)]
+    found = [None if wanted.bounds is None else items.within(wanted.bounds)]
     if wanted.where is not None and wanted.where.strip():
         found.append(items.meeting(wanted.where))
     if wanted.ids is not None:
-        found.append(items.reader.find(wanted.ids))
+        found.append(items.find(wanted.ids))
     sets = [each for each in found if each is not None]
     allowed = reduce(_both, sets) if sets else None
-    if wanted.time is not None and (wanted.time.start or wanted.time.end):
+    if wanted.polygons:
+        allowed = _in_polygons(items, wanted, allowed)
+    else:
         allowed = _at_time(items, wanted.time, allowed)
     return _without(items, wanted, allowed)
 
 
-def _in_place(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
-    """Return the rows in the box and in any of the polygons."""
-    boxed = None if wanted.bounds is None else items.within(wanted.bounds)
-    if not wanted.polygons:
-        return boxed
-    inside = [items.inside(area) for area in wanted.polygons]
-    either = inside[0] if len(inside) == 1 else np.unique(np.concatenate(inside))
-    return either if boxed is None else _both(boxed, either)
+def _in_polygons(
+    items: ItemTable, wanted: Filter, allowed: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Return the rows in any of the polygons, which take longest and so are asked last."""
+    inside = []
+    for area in wanted.polygons:
+        near = items.within(area.bounds)
+        near = near if allowed is None else _both(near, allowed)
+        left = _at_time(items, wanted.time, near)
+        assert left is not None
+        inside.append(left[area.contains(items.lon[left], items.lat[left])])
+    return inside[0] if len(inside) == 1 else np.unique(np.concatenate(inside))
 
 
 def _at_time(
-    items: ItemTable, time: TimeRange, allowed: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
+    items: ItemTable, time: TimeRange | None, allowed: NDArray[np.int64] | None
+) -> NDArray[np.int64] | None:
+    if time is None or (time.start is None and time.end is None):
+        return allowed
     if allowed is None:
         return np.flatnonzero(items.at_time(time, None))
     return allowed[items.at_time(time, allowed)]
@@ -104,15 +98,16 @@ def _at_time(
 def _without(
     items: ItemTable, wanted: Filter, allowed: NDArray[np.int64] | None
 ) -> NDArray[np.int64] | None:
-    barred = _barred(items, wanted)
-    if barred is None:
+    near = barred(items, wanted)
+    if near is None:
         return allowed
     if allowed is None:
-        return np.delete(np.arange(items.count), barred)
-    return allowed[~np.isin(allowed, barred)]
+        return np.delete(np.arange(items.count), near)
+    return allowed[~np.isin(allowed, near)]
 
 
-def _barred(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
+def barred(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
+    """Return the sorted rows that lie too near to an excluded place; None without such places."""
     near = [items.near(place, metres) for place, metres in wanted.exclude if metres > 0]
     return np.unique(np.concatenate(near)) if near else None
 

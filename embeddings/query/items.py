@@ -1,9 +1,10 @@
-"""Centres and times of all rows in memory, so that a filter takes milliseconds."""
+"""Centres and times of all rows, in memory or mapped into it: a filter takes milliseconds."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,17 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.errors import CollectionNotFoundError, StoreFormatError
+from embeddings.index.rows import (
+    BLOCK_ROWS,
+    NO_TIME,
+    IndexedReader,
+    RowFiles,
+    block_unions,
+    rows_of_blocks,
+)
 from embeddings.query import expression
 from embeddings.sources.areas import Area
 from embeddings.spacing import EARTH_RADIUS_M, distance_m
+from embeddings.store.collection import Collection
 from embeddings.store.reader import Reader
 from embeddings.types import Bounds, LonLat, TimeRange
 
-BLOCK_ROWS = 4096
+BLOCKS_AT_ONCE = 256
 KEPT = 4
 """Expressions whose rows are remembered: the next page and the next click ask the same."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NO_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,37 +65,71 @@ class ItemTable:
             time = np.broadcast_to(time[0], time.shape)
         return cls(reader, lon, lat, time, _boxes(lon, lat))
 
+    @classmethod
+    def of_index(cls, reader: Reader, files: RowFiles) -> ItemTable:
+        """Take the columns as they lie in the files of an index; nothing is read."""
+        return cls(reader, files.lon, files.lat, files.time, files.blocks)
+
     @property
     def count(self) -> int:
         """How many rows there are."""
         return len(self.lon)
 
     def within(self, bounds: Bounds) -> NDArray[np.int64]:
-        """Return the sorted rows whose centre lies in a box, its edges included."""
+        """Return the sorted rows whose centre lies in a box, its edges included.
+
+        Only the centres of blocks that lie neither inside nor outside are looked at.
+        """
         west, south, east, north = bounds.west_south_east_north()
-        rows = self._of_blocks(bounds)
+        low_lon, low_lat, high_lon, high_lat = self.boxes.T
+        meets = (high_lat >= south) & (low_lat <= north)
+        whole = (low_lat >= south) & (high_lat <= north)
+        if bounds.crosses_antimeridian:
+            meets &= (high_lon >= west) | (low_lon <= east)
+            whole &= (low_lon >= west) | (high_lon <= east)
+        else:
+            meets &= (high_lon >= west) & (low_lon <= east)
+            whole &= (low_lon >= west) & (high_lon <= east)
+        blocks = np.flatnonzero(meets)
+        rows = rows_of_blocks(blocks, self.count)
+        inside = np.repeat(whole[blocks], BLOCK_ROWS)[: len(rows)]
+        inside[~inside] = self._are_within(bounds, rows[~inside])
+        kept: NDArray[np.int64] = rows[inside]
+        return kept
+
+    def _are_within(self, bounds: Bounds, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        west, south, east, north = bounds.west_south_east_north()
         lon, lat = self.lon[rows], self.lat[rows]
         inside = (lat >= south) & (lat <= north)
         if bounds.crosses_antimeridian:
-            inside &= (lon >= west) | (lon <= east)
-        else:
-            inside &= (lon >= west) & (lon <= east)
-        return rows[inside]
+            return np.asarray(inside & ((lon >= west) | (lon <= east)))
+        return np.asarray(inside & (lon >= west) & (lon <= east))
 
     def inside(self, area: Area) -> NDArray[np.int64]:
         """Return the sorted rows whose centre lies in an area."""
         near = self.within(area.bounds)
         return near[area.contains(self.lon[near], self.lat[near])]
 
+    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the sorted rows of the items of these ids; those not there are left out.
+
+        Raises StoreFormatError if the rows are no longer there.
+        """
+        found = self.reader.find(ids)
+        if not isinstance(self.reader, IndexedReader):
+            check_unchanged(self.reader.collection)
+        return found
+
     def meeting(self, where: str) -> NDArray[np.int64]:
         """Return the sorted rows that meet an expression. The last answers are kept, read-only.
 
-        Raises InputError if it cannot be read.
+        Raises InputError if it cannot be read, StoreFormatError if the rows are no longer there.
         """
         known = self._asked.get(where)
         if known is None:
             condition = expression.parse(where, self.reader.collection.spec)
             known = self.reader.matching(condition.sql, condition.values)
+            check_unchanged(self.reader.collection)
             known.flags.writeable = False
             with self._lock:
                 while len(self._asked) >= KEPT:
@@ -98,6 +142,26 @@ class ItemTable:
         rows = self.within(_around(place, metres))
         return rows[distance_m(place, self.lon[rows], self.lat[rows]) <= metres]
 
+    def nearest(self, place: LonLat) -> tuple[int, float]:
+        """Return the row whose centre is nearest to a place, the first of equals, and its metres.
+
+        Only blocks that may hold it are looked at: no centre lies farther from the middle of its
+        block's box than half the box's height and width together.
+        """
+        west, south, east, north = self.boxes.T
+        widest = np.cos(np.radians(np.clip(0.0, south, north)))
+        reach = EARTH_RADIUS_M * np.radians(north - south + (east - west) * widest) / 2 + 1e-3
+        away = distance_m(place, (west + east) / 2, (south + north) / 2)
+        blocks = np.flatnonzero(away - reach <= (away + reach).min())
+        best = -1, math.inf
+        for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+            rows = rows_of_blocks(blocks[start : start + BLOCKS_AT_ONCE], self.count)
+            metres = distance_m(place, self.lon[rows], self.lat[rows])
+            least = int(np.argmin(metres))
+            if metres[least] < best[1]:
+                best = int(rows[least]), float(metres[least])
+        return best
+
     def at_time(self, time: TimeRange, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         """Whether these rows (None: all) have a time in a closed range; no time is in none."""
         times = self.time if rows is None else self.time[rows]
@@ -108,18 +172,20 @@ class ItemTable:
             inside &= times <= _microseconds(time.end)
         return np.asarray(inside)
 
-    def _of_blocks(self, bounds: Bounds) -> NDArray[np.int64]:
-        """Return all rows of the blocks whose box meets ``bounds``."""
-        west, south, east, north = bounds.west_south_east_north()
-        low_lon, low_lat, high_lon, high_lat = self.boxes.T
-        meets = (high_lat >= south) & (low_lat <= north)
-        if bounds.crosses_antimeridian:
-            meets &= (high_lon >= west) | (low_lon <= east)
-        else:
-            meets &= (high_lon >= west) & (low_lon <= east)
-        firsts = np.flatnonzero(meets) * BLOCK_ROWS
-        rows = (firsts[:, None] + np.arange(BLOCK_ROWS)).ravel()
-        return rows[: np.searchsorted(rows, self.count)]
+
+def check_unchanged(collection: Collection) -> None:
+    """Raise StoreFormatError unless the Parquet files just read are still those of a collection.
+
+    Another state may have files of the same names.
+    """
+    try:
+        parts = set(Collection.load(collection.path).parts)
+    except CollectionNotFoundError:
+        parts = set()
+    if not parts.issuperset(collection.parts):
+        raise StoreFormatError(
+            f"Collection '{collection.id}' was changed or removed while it was read. Try again."
+        )
 
 
 def _microseconds(time: datetime) -> int:
@@ -127,12 +193,7 @@ def _microseconds(time: datetime) -> int:
 
 
 def _boxes(lon: NDArray[Any], lat: NDArray[Any]) -> NDArray[np.float64]:
-    if not len(lon):
-        return np.empty((0, 4))
-    firsts = np.arange(0, len(lon), BLOCK_ROWS)
-    low = [np.minimum.reduceat(axis, firsts) for axis in (lon, lat)]
-    high = [np.maximum.reduceat(axis, firsts) for axis in (lon, lat)]
-    return np.stack([*low, *high], axis=1)
+    return block_unions(np.stack([lon, lat, lon, lat], axis=1))
 
 
 def _around(place: LonLat, metres: float) -> Bounds:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from embeddings.sources.areas import Area
 
 HALF_TURN = 180.0
 """Degrees. Longer edges are read as drawn, and the user is told."""
+KEPT = 16
+"""Polygons that are remembered, each as large as a request may be."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ def read_polygons(source: Mapping[str, Any] | str | Path, crs: str | None = None
         if crs is not None:
             raise InputError("A CRS can be given for GeoJSON only; a file says its own.")
         return ReadPolygons(Area.of_file(Path(source)), _notes(Path(source)))
+    try:
+        text = json.dumps(source)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"The GeoJSON cannot be read: {error}.") from None
+    return _of_geojson(text, crs)
+
+
+@lru_cache(maxsize=KEPT)
+def _of_geojson(text: str, crs: str | None) -> ReadPolygons:
+    """Read GeoJSON through GDAL, which takes milliseconds: the next click asks for the same."""
+    source = json.loads(text)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "polygons.geojson"
         path.write_text(json.dumps(_features(source, crs)), encoding="utf-8")

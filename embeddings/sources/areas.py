@@ -46,8 +46,10 @@ class Polygons:
         there = np.isfinite(x) & np.isfinite(y)
         x, y = x[there], y[there]
         inside = np.zeros(len(x), dtype=bool)
+        west, _, east, _ = self.shape.bounds
         for turn in self._turns():
-            inside |= shapely.contains_xy(self.shape, x + turn, y)
+            near = np.flatnonzero((x + turn >= west) & (x + turn <= east))
+            inside[near] |= shapely.contains_xy(self.shape, x[near] + turn, y[near])
         there[there] = inside
         return there
 

@@ -71,7 +71,8 @@ class SimilarPlaces(TerrakinAlgorithm):
     ICON = "find.svg"
     HELP = (
         "Finds the places of a collection of embeddings that are most similar to the place at a "
-        "point, as footprint polygons with rank and similarity (cosine, -1 to 1).\n\n"
+        "point, as footprint polygons with rank, similarity (cosine, -1 to 1) and percentile (the "
+        "percent of random pairs of the collection that are less alike).\n\n"
         "Give the ready file of a running server, or a store folder: then a server is started "
         "and stopped again. The point may be in any CRS; without one it is read as longitude, "
         "latitude. Chips within the distance to leave out of the query are not returned."
@@ -156,7 +157,10 @@ class SimilarPlaces(TerrakinAlgorithm):
             exclude_m=self.parameterAsDouble(parameters, EXCLUDE, context),
         )
         feedback.pushInfo(f"Comparing {collection.item_count:,} places of '{collection.id}' ...")
-        return Result.of(request, client.search(request))
+        result = Result.of(request, client.search(request))
+        if result.provenance.completeness:
+            feedback.pushInfo(result.provenance.completeness)
+        return result
 
     def _write(
         self, result: Result, parameters: dict[str, Any], context: QgsProcessingContext

@@ -23,8 +23,8 @@ from .wire import Place, SearchAnswer, SearchRequest
 
 # A plain "double" would be one of five decimals, to which exports round.
 PLACE_FIELDS = (
-    "field=rank:integer&field=similarity:double(0,0)&field=datetime:datetime"
-    "&field=grid_cell:string&field=id:string&field=lon:double(0,0)&field=lat:double(0,0)"
+    "field=rank:integer&field=similarity:double(0,0)&field=percentile:double(0,0)"
+    "&field=datetime:datetime&field=grid_cell:string&field=id:string&field=lon:double(0,0)&field=lat:double(0,0)"
 )
 QUERY_FIELDS = (
     "field=id:string&field=lon:double(0,0)&field=lat:double(0,0)&field=datetime:datetime"
@@ -49,7 +49,7 @@ class Result:
 
 
 def place_fields() -> QgsFields:
-    """Return the fields of a result layer: rank, similarity, datetime, grid_cell, id, lon, lat."""
+    """Return the fields of a result layer, those of ``PLACE_FIELDS``."""
     return _memory_layer(PLACE_FIELDS, "fields").fields()
 
 
@@ -61,6 +61,7 @@ def place_feature(place: Place) -> QgsFeature:
         [
             place.rank,
             place.similarity,
+            place.percentile,
             _datetime(place.datetime),
             place.grid_cell,
             place.id,

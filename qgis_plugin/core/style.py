@@ -39,10 +39,35 @@ CASING = QColor(20, 20, 30, 190)
 QUERY_COLOUR = QColor("#00e5ff")
 RAMP = ("#7b6cf6", "#c05be0", "#ff5fa2", "#ff9a5a", "#ffe14d")
 """Least to most similar: ordered by lightness, so it also reads without colour vision."""
+ALIASES = {
+    "rank": "Rank",
+    "similarity": "Similarity",
+    "percentile": "% of random pairs less alike",
+    "datetime": "Date and time (UTC)",
+    "grid_cell": "Grid cell",
+    "id": "Chip",
+    "lon": "Longitude",
+    "lat": "Latitude",
+}
+"""What attribute tables and forms call the fields."""
+WIDTHS = {"percentile": 210, "datetime": 190, "grid_cell": 110, "id": 160, "lon": 165, "lat": 165}
+"""Columns of the attribute table that need more than QGIS gives them, pixels."""
+MAP_TIP = """\
+<div style="white-space: nowrap; font-family: sans-serif; font-size: 10pt; padding: 2px">
+<b>[% "rank" %].</b> similarity [% format_number("similarity", 3) %]
+[% if("percentile" IS NULL, '', '<br>more alike than '
+|| to_string(floor(round(100 * "percentile", 6)) / 100) || ' % of random pairs') %]
+[% if("datetime" IS NULL, '', '<br>' || format_date("datetime", 'yyyy-MM-dd')) %]
+<br>[% "id" %]
+</div>"""
+"""HTML with expressions; as in ``percent_text``, only all of it is 100 %."""
 
 
 def style_places(layer: QgsVectorLayer, similarities: Sequence[float]) -> None:
-    """Colour a result layer by its ``similarity``, most similar class first; label the best."""
+    """Colour a result layer by its ``similarity``, most similar class first; label the best.
+
+    Its fields get names for people, and each place a map tip.
+    """
     ramp = similarity_ramp()
     renderer = QgsGraduatedSymbolRenderer("similarity")
     renderer.setSourceColorRamp(ramp)
@@ -60,6 +85,23 @@ def style_places(layer: QgsVectorLayer, similarities: Sequence[float]) -> None:
     layer.setRenderer(renderer)
     layer.setLabeling(QgsVectorLayerSimpleLabeling(_rank_labels()))
     layer.setLabelsEnabled(True)
+    layer.setMapTipTemplate(MAP_TIP)
+    _name_columns(layer)
+
+
+def _name_columns(layer: QgsVectorLayer) -> None:
+    """Give fields names for people, and columns of the attribute table room for them."""
+    for name, alias in ALIASES.items():
+        index = layer.fields().indexOf(name)
+        if index >= 0:
+            layer.setFieldAlias(index, alias)
+    table = layer.attributeTableConfig()
+    table.update(layer.fields())
+    columns = table.columns()
+    for column in columns:
+        column.width = WIDTHS.get(column.name, column.width)
+    table.setColumns(columns)
+    layer.setAttributeTableConfig(table)
 
 
 def style_query(layer: QgsVectorLayer) -> None:

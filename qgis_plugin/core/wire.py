@@ -195,6 +195,8 @@ class Place:
     lat: float
     datetime: str | None
     grid_cell: str | None
+    percentile: float | None = None
+    """Percent of random pairs of the collection that are less alike; older servers do not say."""
 
     @classmethod
     def from_json(cls, feature: Any, is_query: bool = False) -> Place:
@@ -210,6 +212,7 @@ class Place:
             lat=_number(values["lat"]),
             datetime=values.get("datetime"),
             grid_cell=values.get("grid_cell"),
+            percentile=None if is_query else _optional(values, "percentile", _number),
         )
 
 
@@ -225,6 +228,10 @@ class SearchAnswer:
     exclude_m: float
     considered: int
     server_version: str
+    expected_recall: float | None = None
+    """Share of the true best that such an answer holds; older servers do not say."""
+    matched: int | None = None
+    """How many places there were to choose among."""
 
     @classmethod
     def from_json(cls, data: Any) -> SearchAnswer:
@@ -242,6 +249,8 @@ class SearchAnswer:
             exclude_m=_number(data["exclude_m"]),
             considered=int(data["considered"]),
             server_version=_text(data, "terrakin_version"),
+            expected_recall=_optional(data, "expected_recall", _number),
+            matched=_optional(data, "numberMatched", int),
         )
 
 
@@ -268,6 +277,12 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{number} is not a finite number")
     return number
+
+
+def _optional(data: Any, key: str, read: Callable[[Any], T]) -> T | None:
+    """Read what the interface gained without a new version: missing or null is None."""
+    value = data.get(key)
+    return None if value is None else read(value)
 
 
 def _box(values: Any) -> tuple[float, float, float, float]:

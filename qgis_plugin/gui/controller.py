@@ -153,7 +153,12 @@ class Controller(QObject):
         self.dock.show_result(result)
         shown = not self.dock.form().zoom or zoom_to(self.iface.mapCanvas(), result)
         count = len(result.features)
-        text = f"{count:,} places like {result.provenance.place} in {result.answer.collection}."
+        provenance = result.provenance
+        text = f"{count:,} places like {provenance.place} in {result.answer.collection}"
+        if count and provenance.share_found:
+            text = f"{text}, {provenance.share_found}. {provenance.compared}"
+        else:
+            text = f"{text}."
         if count == 0:
             self.messages.info(f"{text} Lower the distance to leave out.")
         elif shown:

@@ -28,6 +28,7 @@ from qgis.PyQt.QtWidgets import (
 )
 
 from ..core.layers import Result
+from ..core.provenance import percent_text
 from ..core.settings import Settings
 from ..core.version import icon_path
 from ..core.wire import MAX_K, Collection, first_choice
@@ -116,11 +117,16 @@ class Dock(QgsDockWidget):
         if places:
             best, last = places[0].similarity, places[-1].similarity
             span = f"similarity {best:.3f} down to {last:.3f}"
+            if places[-1].percentile is not None:
+                percent = percent_text(places[-1].percentile)
+                span += f", all more alike than {percent} % of random pairs"
         else:
             span = "nothing found: lower the distance to leave out"
+        there, complete = result.answer.matched, result.provenance.completeness
         self.result_label.setText(
             f"<b>{result.provenance.title}</b><br>{len(places):,} of "
-            f"{result.answer.considered:,} places, {span}"
+            f"{result.answer.considered if there is None else there:,} places, {span}"
+            + (f"<br>{complete}" if complete else "")
         )
         self.export_button.setEnabled(True)
 

@@ -15,14 +15,14 @@ PACKAGES = ("embeddings", "embed_server", "qgis_plugin")
 
 # In every table a name stands for a module or for a package with all that is in it.
 EMBEDDINGS = [
-    {"errors", "types", "places", "spec", "grid", "codec", "atomic", "analysis"},
+    {"errors", "types", "places", "spacing", "spec", "grid", "codec", "atomic", "analysis"},
     {"store", "sources", "encoders", "index"},
 ]
 """All others stand above: search, export, pipeline and what uses them."""
 
 SERVER = [
     {"models", "search_models", "errors", "settings", "console", "options"},
-    {"ready_file", "job", "client", "search_request"},
+    {"ready_file", "job", "client", "search_request", "turns"},
     {"service", "jobs", "processes", "security"},
     {"routes"},
     {"app"},

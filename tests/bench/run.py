@@ -12,15 +12,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import embed_speed
+import filter_speed
+import http_speed
 import index_speed
 import location_quality
 import location_speed
+import probe_quality
+import probe_speed
 import quality
 import query_quality
 import rcf_quality
 import rcf_speed
+import recall_honesty
 import search_speed
 import world_quality
+from clusters import Clusters
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -36,7 +42,8 @@ def main() -> int:
         },
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "search": search_speed.run(),
-        "index": index_speed.run(),
+        **_of_clusters(),
+        "recall": recall_honesty.run(DATA),
         "queries": query_quality.run(DATA),
         "embed": embed_speed.run(DATA),
         "rcf": rcf_speed.run(),
@@ -44,6 +51,8 @@ def main() -> int:
         "locations": location_speed.run(),
         "quality": quality.run(DATA),
         "world": world_quality.run(DATA),
+        "probes": probe_quality.run(DATA),
+        "probe_speed": probe_speed.run(),
         "location_probes": location_quality.run(DATA),
     }
     out = ROOT / "build" / "bench.json"
@@ -55,6 +64,16 @@ def main() -> int:
             print(f"  {name:<44} {value}")
     print(f"Written to {out}.")
     return 0
+
+
+def _of_clusters() -> dict[str, Any]:
+    """Run the benches that share a large collection, which is gone afterwards."""
+    with Clusters.written() as clusters:
+        return {
+            "index": index_speed.run(clusters),
+            "http": http_speed.run(clusters),
+            "filters": filter_speed.run(clusters),
+        }
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ def test_wrong_usage_is_exit_code_2(
 def test_many_notes_are_counted_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     notes = tuple(f"note {number}" for number in range(25))
     scene = SceneReport("a", 1, 1, 0, 0, 0, notes)
-    show_report(EmbedReport("land", (scene,)), as_json=False)
+    show_report(EmbedReport("land", (scene,)), "s3://bucket", as_json=False)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 21
     assert told[-1] == "... and 5 notes more; --json lists them all."

@@ -1,7 +1,8 @@
 """Jobs over HTTP: real embeddings of a seeded scene."""
 
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from embed_server.client import Client, JobDismissedError, RemoteError
 from embed_server.job import JobContext
 from embed_server.processes import find_process
 from embeddings.errors import CancelledError
+from embeddings.index.files import building_folder
+from embeddings.index.open import open_index
 from embeddings.pipeline import RasterJob
 from embeddings.report import EmbedReport
+from embeddings.store import Collection, Store
 
 Call = Callable[..., requests.Response]
 EXECUTION = "/processes/embed-raster/execution"
@@ -41,7 +45,7 @@ def held(app: FastAPI) -> Any:
 
 
 def test_a_process_is_listed_and_described(call: Call) -> None:
-    (listed,) = call("GET", "/processes").json()["processes"]
+    listed, _ = call("GET", "/processes").json()["processes"]
     described = call("GET", "/processes/embed-raster").json()
     assert listed.items() <= described.items()
     assert described["id"] == "embed-raster"
@@ -80,6 +84,81 @@ def test_every_default_of_the_inputs_is_the_jobs_or_open(call: Call) -> None:
     for name, entry in inputs.items():
         if not entry["minOccurs"]:
             assert entry["schema"]["default"] in (None, defaults[name]), name
+
+
+@pytest.fixture
+def copy(store: Path) -> Iterator[Collection]:
+    """A copy of 'valley' that a test may index."""
+    shutil.copytree(store / "valley", store / "copy")
+    yield Store.open(store).collection("copy")
+    shutil.rmtree(store / "copy")
+
+
+def test_an_index_is_built_as_a_job_and_then_searched(
+    client: Client, call: Call, copy: Collection, inside: tuple[float, float]
+) -> None:
+    before = client.search("copy", at=inside)
+    job = client.execute("build-index", {"collection": "copy", "recall": 0.9})
+    seen: list[dict[str, Any]] = []
+    report = client.wait(job["jobID"], progress=seen.append)["report"]
+    schema = call("GET", "/processes/build-index").json()["outputs"]["report"]["schema"]
+    assert set(report) == set(schema["properties"])
+    rows = copy.count
+    told = (report["collection"], report["kind"], report["rows"], report["recall"])
+    assert told == ("copy", "scan", rows, 1.0)
+    assert report["bytes"] > 2 * rows * copy.spec.dim
+    assert seen[-1]["progress"] == 100
+    assert any("compares all rows" in line for line in seen[-1]["log"])
+    assert open_index(copy) is not None
+    ids = [[feature["id"] for feature in found["features"]] for found in (
+        before, client.search("copy", at=inside)
+    )]  # fmt: skip
+    assert ids[0] == ids[1]
+
+
+def test_an_index_of_no_collection_is_a_failed_job(client: Client) -> None:
+    for name, code in (("none", "collection-not-found"), ("world", "store-not-writable")):
+        job = client.execute("build-index", {"collection": name})
+        with pytest.raises(RemoteError) as caught:
+            client.wait(job["jobID"])
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({}, "inputs.collection: field required"),
+        ({"collection": "valley", "recall": 0.0}, "inputs.recall"),
+        ({"collection": "valley", "recall": 1.5}, "inputs.recall"),
+        ({"collection": "valley", "k": 10}, "inputs.k"),
+    ],
+)
+def test_bad_inputs_of_an_index_are_refused(call: Call, inputs: dict[str, Any], says: str) -> None:
+    problem = call("POST", "/processes/build-index/execution", json={"inputs": inputs}).json()
+    assert (problem["status"], problem["code"]) == (400, "invalid-request")
+    assert says in problem["detail"]
+
+
+def test_a_dismissed_index_goes_on_where_it_stopped(
+    copy: Collection,
+) -> None:
+    work = find_process("build-index").work(copy.path.parent, {"collection": "copy"})
+
+    def run(stop_at: str | None) -> dict[str, Any]:
+        stop = threading.Event()
+
+        def report(*told: Any) -> None:
+            if stop_at is not None and stop_at in told[-1]:
+                stop.set()
+
+        return work(JobContext(report=report, cancelled=stop.is_set))
+
+    with pytest.raises(CancelledError):
+        run("rows written")
+    assert building_folder(copy).is_dir()
+    assert run(None)["report"]["value"]["rows"] == copy.count
+    assert not building_folder(copy).exists()
+    assert open_index(copy) is not None
 
 
 def test_an_unknown_process_is_named(call: Call) -> None:

@@ -1,5 +1,6 @@
 """The server as its own process: how it is found, and all the ways in which it stops."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import requests
+from threadpoolctl import threadpool_info
 
 from embed_server.client import Client, UnreachableError
 from embed_server.errors import PortTakenError
-from embed_server.runner import bound_socket
+from embed_server.runner import Server, bound_socket, serve
+from embed_server.settings import ServerSettings, Settings
 
 SERVE = """
 import json, sys
@@ -224,6 +227,44 @@ def test_a_taken_port_is_a_clear_error(start: Start, tmp_path: Path) -> None:
     assert out == ""
     assert f"Port {port} on 127.0.0.1 cannot be used" in log
     assert not (tmp_path / "ready.json").exists()
+
+
+def test_answers_are_sent_at_once() -> None:
+    """With Nagle's algorithm each would wait 40 ms for an acknowledgement."""
+    delayed = []
+
+    async def connect(listener: socket.socket) -> None:
+        def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            delayed.append(not own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(accepted, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+
+    with bound_socket(0) as listener:
+        asyncio.run(connect(listener))
+    assert delayed == [False]
+
+
+def test_a_search_shares_no_product_out_to_threads(
+    monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
+) -> None:
+    threads = []
+
+    def run(_: Server, sockets: list[socket.socket]) -> None:
+        assert sockets
+        threads.extend(each["num_threads"] for each in threadpool_info() if is_blas(each))
+
+    def is_blas(library: dict[str, Any]) -> bool:
+        return library["user_api"] == "blas"
+
+    monkeypatch.setattr(Server, "run", run)
+    serve(Settings(store=store, server=ServerSettings(ready_file=tmp_path / "ready.json")))
+    assert threads
+    assert set(threads) == {1}
 
 
 def test_a_freed_port_can_be_had_again_at_once(start: Start, tmp_path: Path) -> None:

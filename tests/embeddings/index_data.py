@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import shapely
 from embeddings import codec
 from embeddings.spec import EmbeddingSpec, Preprocessing
 from embeddings.store.collection import Collection, Part, Scene
+from embeddings.store.order import hilbert_index
 from embeddings.store.schema import embedding_array, write_part
 
 INTRINSIC = 16
+
+Times = tuple[datetime, datetime]
 
 
 def clustered(
@@ -62,15 +66,21 @@ def spec_of(dim: int, **changes: Any) -> EmbeddingSpec:
 
 
 def write_collection(
-    path: Path, spec: EmbeddingSpec, pieces: Iterable[Callable[[], np.ndarray]]
+    path: Path,
+    spec: EmbeddingSpec,
+    pieces: Iterable[Callable[[], np.ndarray]],
+    times: Times | None = None,
 ) -> Collection:
-    """Write a collection of one scene with a part for each piece; two are made at once."""
+    """Write a collection of one scene with a part for each piece; two are made at once.
+
+    Rows have seeded times in the range ``times``, or none.
+    """
     (path / "parts").mkdir(parents=True)
 
     def write(item: tuple[int, Callable[[], np.ndarray]]) -> Part:
         number, piece = item
         file = f"parts/s-{number:05d}.parquet"
-        table = table_of(piece(), spec, number)
+        table = table_of(piece(), spec, number, times)
         write_part(path / file, table, spec)
         content = (path / file).read_bytes()
         return Part(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
@@ -86,18 +96,27 @@ def write_collection(
     return Collection.load(path)
 
 
-def table_of(vectors: np.ndarray, spec: EmbeddingSpec, part: int) -> pa.Table:
-    """Make the rows of a part at seeded places."""
+def table_of(
+    vectors: np.ndarray, spec: EmbeddingSpec, part: int, times: Times | None = None
+) -> pa.Table:
+    """Make the rows of a part at seeded places, neighbours beside each other as writers do."""
     count = len(vectors)
     rng = np.random.default_rng([part, 11])
     lon, lat = rng.uniform(0, 60, count), rng.uniform(-60, 60, count)
+    fine = 2**16 / 120
+    order = np.argsort(hilbert_index((fine * (lat + 60)).astype(int), (fine * lon).astype(int), 16))
+    lon, lat = lon[order], lat[order]
     half = 0.001
     sides = (lon - half, lat - half, lon + half, lat + half)
+    time = pa.nulls(count)
+    if times is not None:
+        first, last = (int(1e6 * each.timestamp()) for each in times)
+        time = pa.array(rng.integers(first, last, count))
     return pa.table(
         {
             "id": [f"s_{part}_{row}" for row in range(count)],
             "grid_cell": pa.nulls(count, pa.string()),
-            "datetime": pa.nulls(count, pa.timestamp("us", tz="UTC")),
+            "datetime": time.cast(pa.timestamp("us", tz="UTC")),
             "lon": lon,
             "lat": lat,
             "bbox": pa.StructArray.from_arrays(

@@ -101,7 +101,8 @@ def test_the_geojson_object_is_what_the_interface_says(answer: dict[str, Any]) -
     assert first["geometry"]["type"] == "Polygon"
     assert first["bbox"][0] < first["properties"]["lon"] < first["bbox"][2]
     assert json.loads(json.dumps(answer, allow_nan=False))["features"] == answer["features"]
-    assert set(answer["timing_ms"]) == {"open", "locate", "filter", "scan", "fetch"}
+    stages = {"open", "locate", "filter", "scan", "calibrate", "fetch", "format"}
+    assert set(answer["timing_ms"]) == stages
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet"])
@@ -280,3 +281,22 @@ def test_attributes_are_properties_that_json_can_hold() -> None:
         "seen": "2020-01-02T00:00:00Z",
         "ok": True,
     }
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [shapely.box(0, 0, 1, 2), shapely.Point(5, 5).buffer(1)],
+        [shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 4, 4)), shapely.box(0, 0, 1, 2)],
+        [shapely.MultiPolygon([shapely.box(179, 0, 180, 1), shapely.box(-180, 0, -179, 1)])],
+        [],
+    ],
+    ids=["rings", "a hole", "two parts", "none"],
+)
+def test_footprints_are_as_geos_writes_them(small: Collection, shapes: list[Any]) -> None:
+    rows = Reader(small).items(limit=len(shapes))
+    column = rows.schema.get_field_index("geometry")
+    wkb = pa.array([shapely.to_wkb(shape) for shape in shapes], pa.binary())
+    features = items_geojson(rows.set_column(column, "geometry", wkb))
+    written = [json.loads(shapely.to_geojson(shape)) for shape in shapes]
+    assert [feature["geometry"] for feature in features] == written

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embeddings.errors import InputError
-from embeddings.query.calibration import RAREST, PrecisionCurve, Scale, precision_curve
+from embeddings.query.calibration import (
+    RAREST,
+    Precision,
+    PrecisionCurve,
+    Scale,
+    precision_curve,
+)
+from embeddings.search import LEAST_OF_EACH
 
 
 def units(rng: np.random.Generator, count: int, dim: int = 64) -> NDArray[np.float32]:
@@ -105,6 +112,36 @@ def test_intervals_hold_the_true_precision(
         assert (curve.high >= curve.precision - 1e-9).all()
     assert np.mean(held) > 0.84
     assert np.mean(off) < 2 / np.sqrt(answers) * 0.5
+
+
+@pytest.mark.parametrize("where", ["anywhere", "from the top"])
+def test_three_of_each_are_enough_for_an_honest_interval(
+    where: str, rng: np.random.Generator
+) -> None:
+    held = []
+    for _ in range(150):
+        scores = np.sort(rng.uniform(0.3, 0.95, 2000))[::-1]
+        right = rng.random(2000) < chance(scores)
+        truth = np.cumsum(right) / np.arange(1, 2001)
+        order = np.arange(2000) if where == "from the top" else rng.permutation(2000)
+        enough = np.minimum(np.cumsum(right[order]), np.cumsum(~right[order])) >= LEAST_OF_EACH
+        some = order[: int(np.argmax(enough)) + 1]
+        held.append(covered(precision_curve(scores, scores[some], right[some]), truth, scores))
+    assert np.mean(held) > 0.88
+
+
+def test_results_of_one_score_have_one_precision() -> None:
+    scores = np.array([0.9, 0.8, 0.8, 0.8, 0.5])
+    judged = Precision(scores, np.array([0.9, 0.5]), np.array([True, False]))
+    precision, low, high = judged.at(scores)
+    assert precision.tolist() == [1.0, 1.0, 1.0, 1.0, 0.8]
+    assert len(set(low[1:4])) == len(set(high[1:4])) == 1
+    # One answer stands for the first four results, the other for the last: 25 / 17 answers.
+    share, size = 0.8, 25 / 17
+    middle = (share + 1.645**2 / (2 * size)) / (1 + 1.645**2 / size)
+    half = 1.645 * np.sqrt(share * (1 - share) / size + 1.645**2 / (4 * size**2))
+    half /= 1 + 1.645**2 / size
+    assert (low[4], high[4]) == pytest.approx((middle - half, middle + half))
 
 
 def test_more_answers_narrow_the_interval(rng: np.random.Generator) -> None:

@@ -193,7 +193,7 @@ def test_places_ids_areas_and_vectors_are_looked_up(small: Collection) -> None:
 def test_a_large_area_stands_for_chips_spread_over_it(small: Collection) -> None:
     items = ItemTable.load(Reader(small))
     many = replace(items, lon=np.linspace(0, 1, 5000), lat=np.zeros(5000))
-    many = replace(many, boxes=np.array([[0.0, 0.0, 1.0, 0.0]] * 2))
+    many = replace(many, boxes=np.array([[0.0, 0.0, 1.0, 0.0]] * 5))
     area = read_polygons(shapely.to_geojson(shapely.box(-1, -1, 2, 1))).area
     dim = small.spec.dim
     found = resolve(

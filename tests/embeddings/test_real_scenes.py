@@ -12,7 +12,8 @@ import rasterio
 from rasterio.warp import Resampling, reproject
 
 from embeddings.pipeline import RasterJob, embed_raster
-from embeddings.search import Searcher, SearchQuery, distance_m
+from embeddings.search import Searcher, SearchQuery
+from embeddings.spacing import distance_m
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
 from embeddings.store.verify import verify

@@ -17,7 +17,6 @@ import pyproj
 import pytest
 import shapely
 
-from embeddings import search as search_module
 from embeddings.errors import (
     CollectionNotFoundError,
     InputError,
@@ -25,7 +24,9 @@ from embeddings.errors import (
     OutsideCoverageError,
 )
 from embeddings.query.examples import Examples
-from embeddings.search import Searcher, SearchQuery, SearchResult, distance_m
+from embeddings.search import Searcher, SearchQuery, SearchResult
+from embeddings.search import held as held_module
+from embeddings.spacing import distance_m
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
 from embeddings.types import LonLat
@@ -184,7 +185,7 @@ def test_one_collection_does_not_wait_for_another(
     embed(tmp_path / "s", file, collection="quick")
     searcher = Searcher(Store(tmp_path / "s"))
     began, go_on = threading.Event(), threading.Event()
-    real = search_module.load
+    real = held_module.load
 
     def load(collection: Collection, state: str) -> Any:
         if collection.id == "slow":
@@ -192,7 +193,7 @@ def test_one_collection_does_not_wait_for_another(
             assert go_on.wait(60)
         return real(collection, state)
 
-    monkeypatch.setattr(search_module, "load", load)
+    monkeypatch.setattr(held_module, "load", load)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(searcher.search, "slow", SearchQuery(at))
         assert began.wait(60)
@@ -211,7 +212,7 @@ def test_collections_that_left_the_store_are_let_go(
     at = centre(embed(tmp_path / "s", file), "a_4_4")
     searcher = Searcher(Store(tmp_path / "s"))
     searcher.search("land", SearchQuery(at))
-    index = weakref.ref(searcher._loaded["land"].index)
+    index = weakref.ref(searcher._held.get("land").loaded.index)
     searcher.store.delete("land")
     with pytest.raises(CollectionNotFoundError):
         searcher.search("land", SearchQuery(at))

@@ -14,8 +14,8 @@ from PIL import Image
 from embeddings.errors import CollectionExistsError, InputError, SourceError
 from embeddings.grid import MajorTomGrid
 from embeddings.land import cells_with_land, is_land
-from embeddings.search import Searcher, SearchQuery, distance_m
-from embeddings.spacing import spread
+from embeddings.search import Searcher, SearchQuery
+from embeddings.spacing import distance_m, spread
 from embeddings.store import Collection, Store
 from embeddings.store.schema import embedding_matrix, read_footer_spec
 from embeddings.types import LonLat

@@ -8,7 +8,7 @@ import json
 import pytest
 from terrakin.core import wire
 from terrakin.core.errors import AnswerError, ReadyFileError, RequestError
-from terrakin.core.provenance import Provenance
+from terrakin.core.provenance import Provenance, percent_text
 
 READY = {"url": "http://127.0.0.1:8000", "token": "t" * 43, "pid": 7, "version": "0.1.0"}
 SQUARE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
@@ -125,6 +125,20 @@ def test_search_answer():
     assert (answer.query.rank, answer.query.similarity) == (0, 1.0)
 
 
+def test_what_older_servers_do_not_say_is_not_known():
+    older = wire.SearchAnswer.from_json(ANSWER)
+    assert (older.places[0].percentile, older.expected_recall, older.matched) == (None, None, None)
+    data = copy.deepcopy(ANSWER)
+    data.update(expected_recall=0.9964, numberMatched=20_000)
+    data["features"][0]["properties"]["percentile"] = 99.8
+    newer = wire.SearchAnswer.from_json(data)
+    assert newer.places[0].percentile == 99.8
+    assert (newer.expected_recall, newer.matched) == (0.9964, 20_000)
+    data["features"][0]["properties"]["percentile"] = data["expected_recall"] = None
+    nothing = wire.SearchAnswer.from_json(data)
+    assert (nothing.places[0].percentile, nothing.expected_recall) == (None, None)
+
+
 def broken(*path, value):
     data = copy.deepcopy(ANSWER)
     target = data
@@ -146,6 +160,8 @@ def broken(*path, value):
         broken("features", 0, "geometry", "coordinates", value=[[[0], [1], [2], [0]]]),
         broken("features", 0, "properties", "similarity", value=float("nan")),
         broken("features", 0, "properties", "lon", value="east"),
+        broken("features", 0, "properties", "percentile", value="high"),
+        broken("expected_recall", value="most"),
         broken("query", value={}),
         broken("spec", value=None),
         broken("k", value="many"),
@@ -184,6 +200,43 @@ def test_provenance():
     assert provenance.title == "Places like -76.657, 34.718 (carolina)"
     assert "9,862 chips" in provenance.abstract
     assert "at=-76.657,34.718" in provenance.history
+
+
+@pytest.mark.parametrize(
+    ("recall", "matched", "says"),
+    [
+        (None, None, ""),
+        (1.0, 20_000, ""),
+        (0.9964, 20_000, "About 99.64 % of the true best are among them. An index chose 9,862 of "
+         "20,000 chips to compare."),
+        (0.99996, None, "About 99.99 % of the true best are among them. An index chose 9,862 "
+         "chips to compare."),
+    ],
+)  # fmt: skip
+def test_what_an_answer_may_miss_is_said_only_where_it_may(recall, matched, says):
+    data = {**ANSWER, "expected_recall": recall, "numberMatched": matched}
+    request = wire.SearchRequest("carolina", -76.657, 34.718, 10, 300.0)
+    answer = wire.SearchAnswer.from_json(data)
+    provenance = Provenance.of(request, answer, "0.1.0", "3.22", "2026-11-23T12:00:00+00:00")
+    assert provenance.completeness == says
+    assert ("true best" in provenance.abstract) == bool(says)
+    assert Provenance.from_json(provenance.to_json()) == provenance
+
+
+def test_provenance_of_an_older_plugin_is_read():
+    request = wire.SearchRequest("carolina", -76.657, 34.718, 10, 300.0)
+    answer = wire.SearchAnswer.from_json(ANSWER)
+    made = Provenance.of(request, answer, "0.1.0", "3.22", "2026-11-23T12:00:00+00:00")
+    older = json.loads(made.to_json())
+    del older["expected_recall"], older["matched"]
+    assert Provenance.from_json(json.dumps(older)) == made
+
+
+@pytest.mark.parametrize(
+    ("percent", "text"), [(99.999, "99.99"), (99.8, "99.8"), (100, "100"), (7.0, "7"), (0.5, "0.5")]
+)
+def test_only_all_of_it_is_a_hundred_percent(percent, text):
+    assert percent_text(percent) == text
 
 
 @pytest.mark.parametrize(

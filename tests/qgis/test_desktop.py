@@ -85,9 +85,9 @@ def test_click_gives_the_servers_answer_as_a_layer(seen, direct_search):
     ]
     assert len(expected) == 12
     assert [(r["id"], r["rank"], r["similarity"]) for r in search["rows"]] == expected
-    assert [r["lon"] for r in search["rows"]] == [
-        f["properties"]["lon"] for f in answer["features"]
-    ]
+    for name in ("lon", "percentile"):
+        expected = [f["properties"][name] for f in answer["features"]]
+        assert [row[name] for row in search["rows"]] == expected
     assert search["rows"][0]["datetime"] == "2026-06-01T00:00:00Z"
     assert search["rows"][0]["grid_cell"] == answer["features"][0]["properties"]["grid_cell"]
 
@@ -115,8 +115,9 @@ def test_layer_is_a_grouped_memory_layer_of_multipolygons(seen):
     assert search["crs"] == "EPSG:4326"
     assert search["geometry"] == 6
     assert search["fields"] == [
-        *("rank", "similarity", "datetime", "grid_cell", "id", "lon", "lat"),
+        *("rank", "similarity", "percentile", "datetime", "grid_cell", "id", "lon", "lat"),
     ]
+    assert search["aliases"][2] == "% of random pairs less alike"
     assert search["group"][1] == "Terrakin"
     assert search["siblings"][0].startswith("Query at")
 
@@ -146,6 +147,16 @@ def test_provenance_says_what_was_asked_of_what(seen):
     assert "'kin'" in search["abstract"]
     assert "k=12" in search["history"][0]
     assert "kin" in search["keywords"]["keywords"]
+
+
+def test_an_answer_that_may_miss_some_says_so(seen):
+    share, compared = "about 99.64 % of the true best", "chose 12,000 of 1,000,000 chips"
+    assert seen["incomplete_bar"][0].endswith(f"in kin, {share}.")
+    assert compared in seen["incomplete"]["messages"][0]
+    assert share.capitalize() in seen["incomplete_dock"]
+    assert share.capitalize() in seen["incomplete"]["abstract"]
+    assert compared in seen["incomplete"]["abstract"]
+    assert "true best" not in seen["search"]["abstract"] + seen["search"]["messages"][0]
 
 
 def test_map_zooms_to_the_results_and_the_tool_stays(seen):
@@ -247,7 +258,7 @@ def test_map_stays_where_zooming_is_not_wanted(seen):
 
 
 def test_results_survive_their_server(seen):
-    assert seen["server_dies"]["rows_kept"] == [12, 40, 40]
+    assert seen["server_dies"]["rows_kept"] == [12, 12, 40, 40]
 
 
 def test_bad_ready_files_are_told_apart(seen):

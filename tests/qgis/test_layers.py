@@ -28,6 +28,34 @@ def result(terrakin, server):  # noqa: ARG001 - makes the package importable
 
 
 @pytest.fixture
+def changed(result, server, direct_search):  # noqa: ARG001
+    """Make the result of the same search from an answer that a function has changed."""
+    from terrakin.core.layers import Result
+    from terrakin.core.wire import SearchAnswer, SearchRequest
+
+    def make(change):
+        request = SearchRequest("dateline", -179.995, -16.8, 60, 0.0)
+        data = direct_search(request.collection, request.body())
+        change(data)
+        return Result.of(request, SearchAnswer.from_json(data))
+
+    return make
+
+
+def tips(layer) -> list[str]:
+    """The map tip of each place, as QGIS fills it in."""
+    from qgis.core import QgsExpression, QgsExpressionContext, QgsExpressionContextUtils
+
+    context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
+    found = []
+    for feature in layer.getFeatures():
+        context.setFeature(feature)
+        text = QgsExpression.replaceExpressionText(layer.mapTipTemplate(), context)
+        found.append(" ".join(text.split()))
+    return found
+
+
+@pytest.fixture
 def layer(result):
     from terrakin.core.layers import places_layer
 
@@ -74,6 +102,52 @@ def test_provenance_round_trip(layer, result):
     assert provenance_of(layer) == result.provenance
 
 
+def test_places_say_how_rare_such_likeness_is(layer, result):
+    values = [feature["percentile"] for feature in layer.getFeatures()]
+    assert values == [place.percentile for place in result.answer.places]
+    assert all(0 < value < 100 for value in values)
+    first = tips(layer)[0]
+    assert f"<b>1.</b> similarity {result.answer.places[0].similarity:.3f} " in first
+    assert f"<br>more alike than {int(values[0])}" in first
+    assert "% of random pairs" in first
+    assert "100 %" not in first
+    assert "<br>2026-06-01 " in first
+
+
+def test_an_older_server_does_not_say(changed):
+    from terrakin.core.layers import places_layer
+
+    def older(data):
+        del data["expected_recall"]
+        for number, feature in enumerate(data["features"]):
+            if number % 2:
+                del feature["properties"]["percentile"]
+            else:
+                feature["properties"]["percentile"] = None
+
+    result = changed(older)
+    layer = places_layer(result)
+    assert layer.featureCount() == 60
+    assert not any(feature["percentile"] for feature in layer.getFeatures())
+    assert not any("random pairs" in tip for tip in tips(layer))
+    assert result.provenance.completeness == ""
+
+
+def test_metadata_say_what_an_index_may_miss(changed, layer):
+    from terrakin.core.layers import places_layer, provenance_of
+
+    assert "true best" not in layer.metadata().abstract()
+    answer = {"expected_recall": 0.99645, "considered": 1200, "numberMatched": 1_000_000}
+    missing = places_layer(changed(lambda data: data.update(answer)))
+    said = (
+        "About 99.64 % of the true best are among them. An index chose 1,200 of 1,000,000 chips "
+        "to compare."
+    )
+    assert said in missing.metadata().abstract()
+    assert provenance_of(missing).expected_recall == 0.99645
+    assert provenance_of(missing).completeness == said
+
+
 def test_foreign_layers_have_no_provenance(terrakin):  # noqa: ARG001
     from qgis.core import QgsVectorLayer
     from terrakin.core.layers import provenance_of
@@ -100,13 +174,15 @@ def test_export_round_trip(source, layer, result, tmp_path):
     assert path == str(tmp_path / "places.gpkg")
     assert progress
     exported = QgsVectorLayer(path, "exported", "ogr")
-    names = ("rank", "similarity", "grid_cell", "id", "lon", "lat")
+    names = ("rank", "similarity", "percentile", "grid_cell", "id", "lon", "lat")
     rows = [[feature[name] for name in names] for feature in exported.getFeatures()]
     assert rows == [[feature[name] for name in names] for feature in layer.getFeatures()]
     shapes = zip(exported.getFeatures(), layer.getFeatures(), strict=True)
     assert all(a.geometry().equals(b.geometry()) for a, b in shapes)
     assert exported.customProperty("terrakin/provenance") == result.provenance.to_json()
     assert exported.renderer().classAttribute() == "similarity"
+    assert exported.mapTipTemplate() == layer.mapTipTemplate()
+    assert exported.attributeAlias(exported.fields().indexOf("percentile")).startswith("% of")
     assert [path.name for path in tmp_path.iterdir()] == ["places.gpkg"]
 
 

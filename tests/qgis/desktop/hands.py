@@ -119,9 +119,11 @@ def described(layer) -> dict:
         "crs": layer.crs().authid(),
         "geometry": layer.wkbType(),
         "fields": [field.name() for field in layer.fields()],
+        "aliases": [field.displayName() for field in layer.fields()],
         "rows": [
             {
-                **{key: feature[key] for key in ("rank", "similarity", "id", "lon", "lat")},
+                **{key: feature[key] for key in ("rank", "similarity", "percentile", "id")},
+                **{key: feature[key] for key in ("lon", "lat")},
                 "grid_cell": feature["grid_cell"],
                 "datetime": feature["datetime"].toString(Qt.DateFormat.ISODate),
                 "parts": len(feature.geometry().asMultiPolygon()),
@@ -156,6 +158,12 @@ def described(layer) -> dict:
 def shoot(name: str) -> None:
     QgsApplication.processEvents()
     iface.mainWindow().grab().save(str(OUT / f"{name}.png"))
+
+
+def shoot_window(widget, name: str) -> None:
+    """Take a picture of a window of its own, or of a tip that floats over the main one."""
+    QgsApplication.processEvents()
+    widget.grab().save(str(OUT / f"{name}.png"))
 
 
 def show_crs(authid: str, west: float, south: float, east: float, north: float) -> None:

@@ -28,6 +28,7 @@ from hands import (
     search_at,
     seen,
     shoot,
+    shoot_window,
     show_crs,
     start_own_server,
 )
@@ -42,6 +43,8 @@ from qgis.core import (
     QgsRasterLayer,
     QgsSettings,
 )
+from qgis.gui import QgsMapTip
+from qgis.PyQt.QtCore import QPoint
 from qgis.PyQt.QtWidgets import QDockWidget, QToolBar
 from qgis.utils import iface, loadPlugin, startPlugin, unloadPlugin
 
@@ -106,6 +109,27 @@ def step_search():
     shoot("2-result")
 
 
+def step_table():
+    """The attribute table, and the tip at the best place, as a user sees them."""
+    [layer] = layers("Places like")
+    table = iface.showAttributeTable(layer)
+    table.resize(1240, 420)
+    yield pause(1)
+    shoot_window(table, "2-table")
+    table.close()
+    best = next(f for f in layer.getFeatures() if f["rank"] == 1).geometry().centroid().asPoint()
+    to_map = QgsCoordinateTransform(
+        layer.crs(), canvas().mapSettings().destinationCrs(), QgsProject.instance()
+    )
+    place = to_map.transform(best)
+    pixel = canvas().getCoordinateTransform().transform(place)
+    tip = QgsMapTip()
+    tip.showMapTip(layer, place, QPoint(round(pixel.x()), round(pixel.y())), canvas())
+    yield pause(1)
+    shoot("2-tip")
+    tip.clear(canvas())
+
+
 def step_export():
     target = OUT / "places.gpkg"
     yield from message_after(lambda: controller().export_to(str(target)), "Exported")
@@ -113,6 +137,21 @@ def step_export():
     nowhere = str(OUT / "missing" / "places.gpkg")
     yield from message_after(lambda: controller().export_to(nowhere), "cannot be written")
     seen["export_nowhere"] = messages()
+
+
+def step_incomplete():
+    """The same search, as a server with an index of a large collection would answer it."""
+    from terrakin.core.wire import SearchAnswer
+
+    whole = SearchAnswer.from_json
+    less = {"expected_recall": 0.99645, "considered": 12_000, "numberMatched": 1_000_000}
+    SearchAnswer.from_json = lambda data: whole({**data, **less})
+    west, south, east, north = seen["scene_box"]
+    yield from search_at((west + east) / 2, (south + north) / 2, "incomplete")
+    SearchAnswer.from_json = whole
+    seen["incomplete_bar"] = bar_texts()
+    seen["incomplete_dock"] = dock().result_label.text()
+    shoot("2-incomplete")
 
 
 def step_outside():
@@ -315,7 +354,9 @@ STEPS = (
     step_scene,
     step_server,
     step_search,
+    step_table,
     step_export,
+    step_incomplete,
     step_outside,
     step_dateline,
     step_off_the_earth,

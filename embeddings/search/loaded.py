@@ -1,8 +1,8 @@
-"""One state of a collection in memory: what a search needs of it, kept from click to click."""
+"""One state of a collection: what a search needs of it, kept from click to click."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +14,11 @@ from embeddings.errors import InputError
 from embeddings.index.base import Index
 from embeddings.index.exact import ExactIndex
 from embeddings.index.files import finished_folders
-from embeddings.index.open import open_index
+from embeddings.index.open import examine_index
+from embeddings.index.rows import IndexedReader
 from embeddings.query.calibration import Scale
 from embeddings.query.examples import Background, background
-from embeddings.query.items import ItemTable
+from embeddings.query.items import ItemTable, check_unchanged
 from embeddings.store import Collection
 from embeddings.store.reader import Reader
 from embeddings.store.schema import item_columns
@@ -26,7 +27,7 @@ from embeddings.types import LonLat
 IN_MEMORY_BYTES = 8 * 2**30
 """Larger collections are not read into memory; they need an index."""
 MOST_ROWS_HELD = 2_000_000
-"""Of larger collections, rows are read from Parquet when they are needed."""
+"""Of larger collections without an index, rows are read from Parquet when they are needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Loaded:
 
     @cached_property
     def table(self) -> pa.Table | None:
-        """All columns but the embedding, of collections that are not too large for memory."""
-        if self.items.count > MOST_ROWS_HELD:
+        """All columns but the embedding, of collections without an index that fit into memory."""
+        if isinstance(self.reader, IndexedReader) or self.items.count > MOST_ROWS_HELD:
             return None
         columns = item_columns(self.reader.collection.spec)
         parts = [part.replace_schema_metadata(None) for part in self.reader.columns(columns)]
@@ -50,7 +51,7 @@ class Loaded:
     def rows(self, positions: NDArray[np.int64]) -> pa.Table:
         """Return rows by their numbers, in that order."""
         if self.table is None or not len(positions):
-            return self.reader.rows(positions)
+            return self._read(self.reader.rows(positions))
         return self.table.take(positions)
 
     @cached_property
@@ -64,13 +65,23 @@ class Loaded:
     def around(self, at: LonLat) -> pa.Table:
         """Return the rows whose box contains a place, with their number ``position``."""
         if self.table is None:
-            return self.reader.around(at)
+            return self._read(self.reader.around(at))
         west, south, east, north = self.boxes
         lon, lat = at.lonlat()
         after, before = west <= lon, lon <= east
         inside = np.where(west <= east, after & before, after | before)
         positions = np.flatnonzero(inside & (south <= lat) & (lat <= north))
         return self.table.take(positions).append_column("position", pa.array(positions))
+
+    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the sorted row numbers of the items of these ids; those not there are left out."""
+        return self.items.find(ids)
+
+    def _read(self, rows: pa.Table) -> pa.Table:
+        """Return rows just read. Raises StoreFormatError if they may be those of another state."""
+        if not isinstance(self.reader, IndexedReader):
+            check_unchanged(self.reader.collection)
+        return rows
 
     @cached_property
     def sample(self) -> NDArray[np.float32]:
@@ -94,10 +105,19 @@ def state_of(collection: Collection) -> str:
 
 
 def load(collection: Collection, state: str) -> Loaded:
-    """Open a collection's index, or make one in memory. Raises InputError if it is too large."""
-    reader = Reader(collection)
-    index = open_index(collection) or _in_memory(collection, reader)
-    return Loaded(state, reader, index, ItemTable.load(reader))
+    """Open a collection's index, or make one in memory.
+
+    Raises InputError if it is too large for that, StoreFormatError if it is replaced meanwhile.
+    """
+    opened = examine_index(collection)
+    if opened.index is not None and opened.rows is not None:
+        reader = IndexedReader(collection, opened.rows)
+        return Loaded(state, reader, opened.index, ItemTable.of_index(reader, opened.rows))
+    plain = Reader(collection)
+    loaded = Loaded(state, plain, _in_memory(collection, plain), ItemTable.load(plain))
+    _ = loaded.table
+    check_unchanged(collection)
+    return loaded
 
 
 def _in_memory(collection: Collection, reader: Reader) -> ExactIndex:

@@ -1,0 +1,92 @@
+"""One layer of footprints to a GeoPackage, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embeddings.atomic import atomic_path
+from embeddings.errors import InputError
+from embeddings.probe.model import IF_FULL
+
+
+def check_layer_path(path: Path) -> None:
+    """Raise InputError, before any work, if a layer could not be written there."""
+    if path.suffix.lower() != ".gpkg":
+        raise InputError(f"'{path.name}' is no GeoPackage. Give a name that ends in .gpkg.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"'{path}' cannot be written: name a file in a folder that exists.")
+    if path.exists():
+        raise InputError(
+            f"'{path}' is there already, and what was filled in there would be lost. Name another "
+            "file, or remove that one."
+        )
+
+
+def write_layer(
+    path: Path,
+    layer: str,
+    table: pa.Table,
+    provenance: Mapping[str, Any],
+    more: Mapping[str, pa.Table] | None = None,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Write a table with ``geometry`` (WKB, degrees) and its provenance to a new file.
+
+    ``more`` are tables without geometry, by name; ``finish`` may add to the file before it gets
+    its name. Raises InputError or StoreError.
+    """
+    check_layer_path(path)
+    content = io.BytesIO()
+    _add(content, layer, table, json.dumps(provenance, sort_keys=True))
+    with atomic_path(path, IF_FULL) as temporary:
+        # GDAL does not say why it cannot write a file, so it writes into memory and we the file.
+        temporary.write_bytes(content.getvalue())
+        for name, each in (more or {}).items():
+            _add(temporary, name, each, None)
+        finish(temporary)
+
+
+def _add(target: Any, layer: str, table: pa.Table, said: str | None) -> None:
+    import pyogrio.raw  # late: it takes a third of the server's start
+
+    fields = {name: table[name] for name in table.column_names if name != "geometry"}
+    shapes = table["geometry"].to_numpy() if "geometry" in table.column_names else None
+    pyogrio.raw.write(
+        target,
+        geometry=shapes,
+        field_data=[_values(column) for column in fields.values()],
+        field_mask=[_mask(column) for column in fields.values()],
+        fields=list(fields),
+        driver="GPKG",
+        layer=layer,
+        geometry_type=None if shapes is None else "Unknown",
+        crs=None if shapes is None else "EPSG:4326",
+        append=shapes is None,
+        layer_metadata=None if said is None else {"terrakin": said},
+    )
+
+
+def _values(column: pa.ChunkedArray) -> Any:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(column.to_pylist(), dtype=object)
+    if pa.types.is_timestamp(kind):
+        texts = [
+            None if v is None else v.isoformat().replace("+00:00", "Z") for v in column.to_pylist()
+        ]
+        return np.array(texts, dtype=object)
+    return column.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy()
+
+
+def _mask(column: pa.ChunkedArray) -> Any:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_timestamp(kind):
+        return None
+    return column.is_null().to_numpy()
