@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,30 @@ class Applicability:
 
         1 is as far as two training samples are from each other on average.
         """
-        near = squared(_directions(vectors, self.mean, self.scale), self.prototypes).min(axis=1)
-        return np.asarray(np.sqrt(near) / np.float32(self.unit), np.float32)
+        return self.dissimilarity_in_place(np.array(vectors, np.float32))
+
+    def dissimilarity_in_place(self, vectors: Floats) -> Floats:
+        """Return the same and overwrite the vectors, which takes half the time of large blocks."""
+        vectors -= self.mean
+        vectors *= self._per_scale
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        found = vectors @ self._products
+        found /= np.maximum(lengths, np.float32(1e-12))[:, None]
+        found += self._squares
+        near = found.min(axis=1) + (lengths > 0)
+        return np.asarray(np.sqrt(np.maximum(near, 0)) / np.float32(self.unit), np.float32)
+
+    @cached_property
+    def _per_scale(self) -> Floats:
+        return np.asarray(np.float32(1) / self.scale, np.float32)
+
+    @cached_property
+    def _products(self) -> Floats:
+        return np.ascontiguousarray(-2 * self.prototypes.T)
+
+    @cached_property
+    def _squares(self) -> Floats:
+        return np.asarray(np.einsum("ij,ij->i", self.prototypes, self.prototypes), np.float32)
 
     def inside(self, vectors: Floats) -> NDArray[np.bool_]:
         """Return ``(n,) bool``: which vectors are like the training data."""

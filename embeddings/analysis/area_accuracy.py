@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.analysis.plain import plain
 from embeddings.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -59,8 +60,8 @@ class AreaReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object; what is not known is null."""
-        data = asdict(self) | {"matrix": self.matrix.tolist()}
-        known: dict[str, Any] = _without_nan(data)
+        data = asdict(self)
+        known: dict[str, Any] = plain(data)
         return known
 
 
@@ -203,11 +204,3 @@ def _check(counts: Floats, areas: Floats, classes: tuple[str, ...], confidence: 
             "Each class on the map needs two sampled units with a reference at least, since of one "
             f"no spread can be told. Too few: {', '.join(few)}. Label more of the sample there."
         )
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _without_nan(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_without_nan(value) for value in data]
-    return None if isinstance(data, float) and np.isnan(data) else data

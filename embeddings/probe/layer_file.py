@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,28 @@ def _mask(column: pa.ChunkedArray) -> Any:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_timestamp(kind):
         return None
     return column.is_null().to_numpy()
+
+
+def add_style(
+    database: sqlite3.Connection, layer: str, qml: str, changed: str | None = None
+) -> None:
+    """Put a layer's style where QGIS looks for it in a GeoPackage; ``changed`` None is now."""
+    now = "strftime('%Y-%m-%dT%H:%M:%fZ','now')"
+    database.execute(
+        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
+        "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
+        "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
+        f"update_time DATETIME DEFAULT ({now}))"
+    )
+    database.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+        "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner, "
+        f"update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, 'Terrakin', '', coalesce(?, {now}))",
+        (layer, layer, qml, changed),
+    )
+    database.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change) "
+        f"VALUES ('layer_styles', 'attributes', 'layer_styles', '', coalesce(?, {now}))",
+        (changed,),
+    )

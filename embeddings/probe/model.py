@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 
 from embeddings import __version__
 from embeddings.analysis.applicability import Applicability
+from embeddings.analysis.plain import plain
 from embeddings.analysis.probes import Kind, LinearProbe
 from embeddings.analysis.samples import TASKS, Task
 from embeddings.atomic import atomic_path
@@ -233,18 +234,7 @@ def _description(model: ProbeModel) -> dict[str, Any]:
         "labels": model.labels,
         "provenance": model.provenance,
     }
-    return {name: _plain(value) for name, value in described.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: lists, plain numbers, null for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(value) for name, value in described.items()}
 
 
 def _read(tensors_file: Path, json_file: Path) -> tuple[dict[str, Any], bytes]:

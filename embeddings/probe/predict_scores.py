@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.analysis.applicability import Applicability
 from embeddings.analysis.probes import UNKNOWN, LinearProbe
 from embeddings.spec import EmbeddingSpec
 
@@ -97,7 +96,7 @@ class Scorer:
         self._shown = applicability and known is not None
         # A class is never named outside the area of applicability, shown or not.
         wanted = self._shown or probe.task == "classes"
-        self._near = _Near(known) if known is not None and wanted else None
+        self._near = known if wanted else None
         self._per_class = per_class or probe.task == "multilabel"
         self._columns = _column_names(probe.classes)
 
@@ -163,7 +162,7 @@ class Scorer:
             if self._scale is not None:
                 wide *= self._scale
             wide[~there] = 0
-            away = self._near.distances(wide)
+            away = self._near.dissimilarity_in_place(wide)
             if self._shown:
                 measures["applicability"][:] = away
             if self.probe.task == "classes":
@@ -195,28 +194,6 @@ class Scorer:
         for number, name in enumerate(self._columns):
             measures[f"p_{name}"][:] = shares[:, number]
             measures[f"is_{name}"][:] = there[:, number]
-
-
-class _Near:
-    """``Applicability.dissimilarity`` in place: without new memory for each block it takes half."""
-
-    def __init__(self, known: Applicability) -> None:
-        self._mean, self._per_scale = known.mean, np.float32(1) / known.scale
-        self._products = np.ascontiguousarray(-2 * known.prototypes.T)
-        self._squares = np.einsum("ij,ij->i", known.prototypes, known.prototypes)
-        self._unit = np.float32(known.unit)
-        self.threshold = known.threshold
-
-    def distances(self, vectors: Floats) -> Floats:
-        """Return the distances ``(n,)`` of vectors ``(n, d)``, which are overwritten."""
-        vectors -= self._mean
-        vectors *= self._per_scale
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        found = vectors @ self._products
-        found /= np.maximum(lengths, np.float32(1e-12))[:, None]
-        found += self._squares
-        near = found.min(axis=1) + (lengths > 0)
-        return np.asarray(np.sqrt(np.maximum(near, 0)) / self._unit, np.float32)
 
 
 def _blocks(count: int, keep: NDArray[np.bool_] | None) -> Iterator[slice]:

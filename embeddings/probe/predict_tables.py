@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from embeddings.analysis.probes import UNKNOWN
 from embeddings.errors import StorageFullError, StoreError
+from embeddings.probe.layer_file import add_style
 from embeddings.probe.predict_rows import Chunk
 from embeddings.probe.predict_scores import Scorer
 from embeddings.probe.predict_style import UNKNOWN_COLOUR, category_qml, colours, range_qml
@@ -181,24 +182,7 @@ def _add_style(path: Path, table: Table, span: tuple[float, float] | None) -> No
         style = range_qml("value", *span) if span is not None else None
     with closing(sqlite3.connect(path)) as database, database:
         if style is not None:
-            database.execute(
-                "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-                "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
-                "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
-                "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-                "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-            )
-            database.execute(
-                "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
-                "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, "
-                "owner, update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '', ?)",
-                (LAYER, LAYER, style, "Terrakin", _NO_CLOCK),
-            )
-            database.execute(
-                "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, "
-                "last_change) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?)",
-                (_NO_CLOCK,),
-            )
+            add_style(database, LAYER, style, _NO_CLOCK)
         database.execute("UPDATE gpkg_contents SET last_change = ?", (_NO_CLOCK,))
         database.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_NO_CLOCK,))
 

@@ -6,11 +6,11 @@ All of it stands in the model file, so that a report can be made again without l
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from embeddings.analysis.plain import plain
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError
 from embeddings.probe.model import IF_FULL, ProbeModel, model_files
@@ -83,16 +83,7 @@ def probe_report(model: ProbeModel) -> dict[str, Any]:
         "validation": model.validation,
         "provenance": model.provenance,
     }
-    return {name: _plain(value) for name, value in report.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: lists, null for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(value) for name, value in report.items()}
 
 
 def check_report_path(path: Path, model: Path | None = None) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embeddings import __version__
 from embeddings.analysis.area_accuracy import FEWEST_A_STRATUM, allocate, sample_size
 from embeddings.errors import InputError
-from embeddings.probe.layer_file import write_layer
+from embeddings.probe.layer_file import add_style, write_layer
 from embeddings.probe.map_units import MapUnits, open_map
 
 LAYER = "sample"
@@ -176,20 +176,4 @@ def _hide(path: Path) -> None:
         hidden = str(int(name == "map_class"))
         Xml.SubElement(table, "column", type="field", name=name, hidden=hidden, width="-1")
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-            "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
-            "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
-            "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-        )
-        database.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
-            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
-            "VALUES ('', '', ?, 'geom', ?, ?, '', 1, 'Terrakin', '')",
-            (LAYER, LAYER, Xml.tostring(qgis, encoding="unicode")),
-        )
-        database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description) "
-            "VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
-        )
+        add_style(database, LAYER, Xml.tostring(qgis, encoding="unicode"))

@@ -17,8 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +26,20 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from clusters import DIM, PART_ROWS, K, timed  # noqa: E402
+from served import TERRAKIN, served  # noqa: E402
 
 from embed_server.client import Client  # noqa: E402
 from embeddings.store import Store  # noqa: E402
 from embeddings.store.collection import Collection  # noqa: E402
 from tests.embeddings.index_data import clustered, spec_of, write_collection  # noqa: E402
 
-DIM, K, PART_ROWS = 256, 100, 125_000
 FRESH, CLICKS = 100, 200
 BYTES_A_ROW = 2_100
 """Parquet, index, and what its building takes for a while."""
 FOLDER = ROOT / "build" / "large"
-TERRAKIN = Path(sys.executable).with_name("terrakin")
 
 
 class Truth:
@@ -136,7 +136,7 @@ def _search(
     store: Path, collection: Collection, queries: np.ndarray, truth: Truth
 ) -> dict[str, Any]:
     _forget(collection.path)
-    with _server(store) as (client, process):
+    with served(store) as (ready, pid), Client.from_ready_file(ready) as client:
         start = time.perf_counter()
         client.search("large", positive={"vectors": [queries[0].tolist()]}, k=K)
         figures = {"cold_open_and_first_search_s": round(time.perf_counter() - start, 2)}
@@ -160,17 +160,12 @@ def _search(
             "recall_at_100": round(float(np.mean(shares)), 4),
             "stated_recall": round(float(np.mean([a["expected_recall"] for a in answers])), 4),
             "considered": int(np.median([a["considered"] for a in answers])),
-            **_memory(process.pid),
+            **_memory(pid),
         }
 
 
 def _ask(client: Client, bodies: list[dict[str, Any]]) -> tuple[list[float], list[dict[str, Any]]]:
-    times, answers = [], []
-    for body in bodies:
-        start = time.perf_counter()
-        answers.append(client.search("large", k=K, **body))
-        times.append(1000 * (time.perf_counter() - start))
-    return times, answers
+    return timed(lambda body: client.search("large", k=K, **body), bodies)
 
 
 def _spread(name: str, times: list[float]) -> dict[str, float]:
@@ -187,22 +182,6 @@ def _places(collection: Collection) -> list[list[float]]:
         row = int(rng.integers(table.num_rows))
         places.append([table["lon"][row].as_py(), table["lat"][row].as_py()])
     return places
-
-
-@contextmanager
-def _server(store: Path) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
-    ready = store / "ready.json"
-    command = [TERRAKIN, "serve", "--store", store, "--ready-file", ready]
-    with subprocess.Popen(
-        [*command, "--stop-with-stdin"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        process.stdout.readline()
-        with Client.from_ready_file(ready) as client:
-            yield client, process
-        process.stdin.close()
 
 
 def _forget(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from embed_server.app import create_app
+from embed_server.cli import main
 from embed_server.client import Client
 from embed_server.runner import bound_socket
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
@@ -25,6 +27,8 @@ from embeddings.sources.synthetic import write_scene
 TOKEN = "test-token-0123456789"
 TIMEOUT_S = 60
 
+Command = Callable[..., tuple[int, str, str]]
+"""Arguments -> exit code, standard output, standard error."""
 Running = Callable[[Settings], AbstractContextManager[tuple[Settings, FastAPI]]]
 
 
@@ -140,3 +144,17 @@ def inside(live: tuple[str, FastAPI]) -> tuple[float, float]:
     with Client(live[0], TOKEN, timeout_s=TIMEOUT_S) as client:
         properties = client.item("valley", "first_8_8")["properties"]
     return properties["lon"], properties["lat"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in this process; return exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["terrakin", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        return int(stopped.value.code or 0), output.out, output.err
+
+    return call

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import geopandas
 import pytest
 
 from embed_server import cli
-from embed_server.cli import main
 from embed_server.commands.raster import show_report
 from embeddings import __version__
 from embeddings.report import EmbedReport, SceneReport
@@ -24,20 +22,6 @@ from embeddings.store import Store
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process; return exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["terrakin", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call
 
 
 @pytest.fixture

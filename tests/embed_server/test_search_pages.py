@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import requests
 from pydantic import SecretStr
 from rasterio.windows import Window
 
-from embed_server.cli import main
 from embed_server.client import Client, RemoteError
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
 from embeddings.pipeline import RasterJob, embed_raster
@@ -49,18 +47,6 @@ def two(pair: Path, running: Any) -> Iterator[Client]:
     )
     with running(settings) as (settled, _), Client(settled.server.url, TOKEN) as client:
         yield client
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["terrakin", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call
 
 
 def ids(answer: dict[str, Any]) -> list[str]:
