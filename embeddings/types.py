@@ -171,5 +171,7 @@ def union_bounds(boxes: Sequence[Bounds]) -> Bounds | None:
     north = max(box.north for box in boxes)
     if gaps[widest] <= 0:
         return Bounds(-180.0, south, 180.0, north)
-    west, east = wrap_lon(ends[widest][0]), wrap_lon(merged[widest][1])
+    # Not the beginning plus a turn, which would round it off.
+    west = wrap_lon(merged[(widest + 1) % len(merged)][0])
+    east = wrap_lon(merged[widest][1])
     return Bounds(west, south, east, north)
