@@ -28,8 +28,11 @@ demo: .venv/run  ## set up, then run the whole path (yours: SCENE="a.tif b.tif" 
 
 test: test-python test-qgis  ## set up, then run every test
 
+# A process for each core, so one thread of linear algebra in each.
+test-python: export OMP_NUM_THREADS = 1
 test-python: .venv/ready
-	$(BIN)/python -m pytest tests/embeddings tests/embed_server tests/architecture tests/plugin
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	    tests/embeddings tests/embed_server tests/architecture tests/plugin
 
 test-qgis: .venv/ready package
 	bash .ci/qgis-tests

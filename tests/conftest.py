@@ -18,31 +18,27 @@ import pytest
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
-_SHARED_TESTS = pytest.StashKey[set[str]]()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the evaluation data."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared_data")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Remember which of the chosen tests need the evaluation data."""
-    session.config.stash[_SHARED_TESTS] = {
-        item.nodeid
-        for item in session.items
-        if item.get_closest_marker("shared_data") or "shared" in getattr(item, "fixturenames", ())
-    }
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests used the evaluation data, so that its absence is not overlooked.
 
+    Counted from the reports, since the tests may have run in other processes.
+    """
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how many tests used the evaluation data, so that its absence is not overlooked."""
-    chosen = config.stash.get(_SHARED_TESTS, set())
-    if not chosen:
-        return
-    skipped = {report.nodeid for report in terminalreporter.getreports("skipped")} & chosen
-    ran = {
-        report.nodeid
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        if report.when == "call"
-    } & chosen
-    terminalreporter.write_line(f"shared_data: {len(ran)} ran, {len(skipped)} skipped")
+    def chosen(*outcomes: str) -> list[Any]:
+        reports = [each for name in outcomes for each in terminalreporter.getreports(name)]
+        return [each for each in reports if "shared_data" in getattr(each, "keywords", ())]
+
+    skipped = {report.nodeid for report in chosen("skipped")}
+    ran = {report.nodeid for report in chosen("passed", "failed") if report.when == "call"}
+    if skipped or ran or chosen("error"):
+        terminalreporter.write_line(f"shared_data: {len(ran)} ran, {len(skipped)} skipped")
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,9 @@ def path(
 def _empty_model(wanted: Floats, weight: Floats, link: Link, basis: Basis) -> Floats:
     """Return weights of zero with the bias that gives the classes their shares."""
     found = np.zeros((len(wanted), len(basis.values)), np.float32)
-    share = np.clip((wanted @ weight) / max(float(weight.sum()), 1e-12), 1e-4, 1 - 1e-4)
+    # A product of so small a matrix can raise a false alarm (invalid value) in OpenBLAS.
+    mass = (wanted * weight).sum(axis=1)
+    share = np.clip(mass / max(float(weight.sum()), 1e-12), 1e-4, 1 - 1e-4)
     odds = np.log(share) if link == "softmax" else np.log(share / (1 - share))
     found[:, -1] = odds - odds.mean() if link == "softmax" else odds
     return found

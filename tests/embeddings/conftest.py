@@ -82,8 +82,10 @@ def closed(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
 
     def close(path: Path) -> None:
         if root and not shut:
-            for folder in (tmp_path, *tmp_path.parents[:2]):
-                folder.chmod(0o755)
+            # Those that pytest made; a process of several has one more.
+            for folder in (tmp_path, *tmp_path.parents[:3]):
+                if not folder.stat().st_mode & 0o001:
+                    folder.chmod(0o755)
             for found in (tmp_path, *tmp_path.rglob("*")):
                 os.chown(found, 65534, 65534)
             os.seteuid(65534)
