@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import orjson
 import requests
 
 from embed_server.errors import ServerError
@@ -25,6 +26,10 @@ ANSWER_TIMEOUT_S = 300.0
 POLL_S = 0.2
 
 Json = dict[str, Any]
+PathOrGeoJson = str | Path | Mapping[str, Any]
+
+PATHS = ("model", "labels", "within", "out", "report", "map", "sample")
+"""Inputs of the processes of probes that name files of this machine."""
 
 
 class UnreachableError(ServerError):
@@ -220,6 +225,71 @@ class Client:
                 raise JobDismissedError(f"Job '{job_id}' was dismissed: {job['message']}")
             time.sleep(POLL_S)
 
+    def run(
+        self,
+        process: str,
+        inputs: Mapping[str, Any],
+        progress: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """Execute a process, wait for its end and return its report; Ctrl-C dismisses the job.
+
+        Raises RemoteError with the job's problem if it failed.
+        """
+        job = self.execute(process, inputs)["jobID"]
+        try:
+            report: Json = self.wait(job, progress)["report"]
+        except KeyboardInterrupt:
+            self.dismiss(job)
+            raise
+        return report
+
+    def fit_probe(
+        self,
+        collection: str,
+        labels: PathOrGeoJson,
+        field: str | None,
+        out: str | Path,
+        progress: Callable[[Json], None] | None = None,
+        **more: Any,
+    ) -> Json:
+        """Fit a probe to labels and write it to ``out``; ``more`` as in docs/api.md.
+
+        Paths of this and the next methods may be relative to the working folder.
+        """
+        inputs = {"collection": collection, "labels": labels, "field": field, "out": out, **more}
+        return self.run("probe-fit", _whole_paths(inputs), progress)
+
+    def predict_probe(
+        self,
+        model: str | Path,
+        collection: str,
+        out: str | Path,
+        progress: Callable[[Json], None] | None = None,
+        **more: Any,
+    ) -> Json:
+        """Map a collection with a probe to ``out``: .tif, .gpkg or .parquet."""
+        inputs = {"model": model, "collection": collection, "out": out, **more}
+        return self.run("probe-predict", _whole_paths(inputs), progress)
+
+    def queue_places(
+        self,
+        collection: str,
+        out: str | Path,
+        progress: Callable[[Json], None] | None = None,
+        **more: Any,
+    ) -> Json:
+        """List the places to label next, in a new GeoPackage."""
+        inputs = {"collection": collection, "out": out, **more}
+        return self.run("probe-queue", _whole_paths(inputs), progress)
+
+    def sample_map(self, source: str | Path, out: str | Path, **more: Any) -> Json:
+        """Draw a sample of a map, ``total`` places or to a ``standard_error``."""
+        return self.run("probe-sample", _whole_paths({"map": source, "out": out, **more}))
+
+    def assess_map(self, sample: str | Path, **more: Any) -> Json:
+        """Estimate accuracy and areas from a sample that was filled in."""
+        return self.run("probe-accuracy", _whole_paths({"sample": sample, **more}))
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
@@ -264,7 +334,7 @@ class Client:
 
     def _read(self, response: requests.Response) -> Json:
         try:
-            data = response.json()
+            data = orjson.loads(response.content)
             if response.ok and isinstance(data, dict):
                 return data
             problem = RemoteError.of(data)
@@ -289,3 +359,13 @@ class Client:
 
 def _id(text: str) -> str:
     return quote(text, safe="")
+
+
+def _whole_paths(inputs: Mapping[str, Any]) -> Json:
+    """Return inputs with whole paths, since the server does not know the working folder."""
+    return {
+        name: str(Path(value).absolute())
+        if name in PATHS and isinstance(value, str | Path)
+        else value
+        for name, value in inputs.items()
+    }

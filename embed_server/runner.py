@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="on",
-            http="h11",
+            http="httptools",
             loop="asyncio",
             ws="none",
             backlog=BACKLOG,

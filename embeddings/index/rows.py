@@ -47,10 +47,11 @@ NO_TIME = int(np.iinfo(np.int64).min)
 
 _PLACED = ("datetime", "lon", "lat", "bbox")
 """Columns that stand in the other files."""
-_RESIDENT_BYTES = 2**29
+_RESIDENT_BYTES = 2**30
 _FAULT_BYTES = 2**16
 """What a single read of a mapped file makes resident at most: Linux maps 16 pages around it."""
 _BLOCKS_AT_ONCE = 256
+_BATCHES_OPEN = 4096
 _FEW_ROWS = 8
 """So few of a batch are cut out one by one, which costs less than a call of Arrow's ``take``."""
 
@@ -87,7 +88,7 @@ def block_unions(boxes: Boxes) -> Boxes:
 class RowFiles:
     """The files of one index, opened. Opening reads no row. Thread-safe.
 
-    About 512 MiB of them are mapped at most, where the system has ``madvise``. What is opened
+    About 1 GiB of them are mapped at most, where the system has ``madvise``. What is opened
     stays what it was when the files are removed or replaced.
     """
 
@@ -116,8 +117,8 @@ class RowFiles:
         )
         self._batches = pa.py_buffer(self._map(ROWS_FILE, None))
         self._offsets = self._ends()
-        self._sound = np.zeros(len(self._offsets) - 1, np.bool_)
-        """Which batches were found to point nowhere but into themselves."""
+        self._opened: dict[int, pa.RecordBatch] = {}
+        """Batches that were checked: nothing but pointers into the mapped file."""
 
     def rows(self, positions: Sequence[int] | Rows) -> pa.Table:
         """Return the rows at these row numbers, in that order."""
@@ -142,7 +143,10 @@ class RowFiles:
         return pa.Table.from_arrays(columns, schema=self._whole)
 
     def around(self, place: LonLat) -> pa.Table:
-        """Return the rows whose box contains the place, with their row number ``position``."""
+        """Return the rows whose box contains the place, with some columns.
+
+        These are ``position``, the row number, ``id``, ``lon``, ``lat`` and ``geometry``.
+        """
         lon, lat = place.lonlat()
         west, south, east, north = self._around.T
         meets = (west <= lon) & (lon <= east) & (south <= lat) & (lat <= north)
@@ -156,7 +160,16 @@ class RowFiles:
             found.append(rows[inside & (south <= lat) & (lat <= north)])
         self._release(len(blocks) * BLOCK_ROWS * 32)
         positions = np.concatenate(found)
-        return self.rows(positions).append_column("position", _column(positions, pa.int64()))
+        stored = self._gather(positions, ["id", "geometry"])
+        return pa.table(
+            {
+                "position": _column(positions, pa.int64()),
+                "id": stored["id"],
+                "lon": _column(self.lon[positions], pa.float64()),
+                "lat": _column(self.lat[positions], pa.float64()),
+                "geometry": stored["geometry"],
+            }
+        )
 
     def find(self, ids: Sequence[str]) -> Rows:
         """Return the sorted row numbers of the items of these ids; those not there are left out."""
@@ -178,7 +191,9 @@ class RowFiles:
         with self._reading():
             for number, first, end in zip(batches.tolist(), firsts.tolist(), ends, strict=True):
                 here = rows[first:end] - number * BATCH_ROWS
-                batch = self._batch(number).select(names)
+                batch = self._batch(number)
+                if len(names) < len(self._schema):
+                    batch = batch.select(names)
                 if len(here) <= _FEW_ROWS:
                     pieces += [batch.slice(row, 1) for row in here.tolist()]
                 else:
@@ -186,11 +201,14 @@ class RowFiles:
             return pa.Table.from_batches(pieces, schema).combine_chunks()
 
     def _batch(self, number: int) -> pa.RecordBatch:
-        low, high = self._offsets[number : number + 2].tolist()
-        batch = pa.ipc.read_record_batch(self._batches.slice(low, high - low), self._schema)
-        if not self._sound[number]:
+        batch = self._opened.get(number)
+        if batch is None:
+            low, high = self._offsets[number : number + 2].tolist()
+            batch = pa.ipc.read_record_batch(self._batches.slice(low, high - low), self._schema)
             _check(batch, min(BATCH_ROWS, self._count - number * BATCH_ROWS))
-            self._sound[number] = True
+            if len(self._opened) >= _BATCHES_OPEN:
+                self._opened.clear()
+            self._opened[number] = batch
         return batch
 
     def _times(self, blocks: int) -> NDArray[np.int64]:
@@ -291,7 +309,7 @@ class IndexedReader(Reader):
         self._row_files = files
 
     def around(self, place: LonLat) -> pa.Table:
-        """Return the rows whose box contains the place, with their row number ``position``."""
+        """Return the rows whose box contains the place, as ``RowFiles.around`` does."""
         return self._row_files.around(place)
 
     def rows(self, positions: Sequence[int] | Rows) -> pa.Table:

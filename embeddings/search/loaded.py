@@ -63,7 +63,10 @@ class Loaded:
         return tuple(box.field(side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax"))
 
     def around(self, at: LonLat) -> pa.Table:
-        """Return the rows whose box contains a place, with their number ``position``."""
+        """Return the rows whose box contains a place, with some columns.
+
+        These are ``position``, the row number, ``id``, ``lon``, ``lat`` and ``geometry``.
+        """
         if self.table is None:
             return self._read(self.reader.around(at))
         west, south, east, north = self.boxes
@@ -71,7 +74,8 @@ class Loaded:
         after, before = west <= lon, lon <= east
         inside = np.where(west <= east, after & before, after | before)
         positions = np.flatnonzero(inside & (south <= lat) & (lat <= north))
-        return self.table.take(positions).append_column("position", pa.array(positions))
+        placed = self.table.select(["id", "lon", "lat", "geometry"]).take(positions)
+        return placed.add_column(0, "position", pa.array(positions))
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the sorted row numbers of the items of these ids; those not there are left out."""

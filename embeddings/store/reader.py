@@ -30,6 +30,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 _FILE = "terrakin_file"
+_PLACED = "id, lon, lat, geometry"
 """What DuckDB calls the file of a row; no attribute is called so."""
 
 # A Parquet file of another kind lacks the columns, which DuckDB finds when it binds them.
@@ -92,11 +93,14 @@ class Reader:
         return table
 
     def around(self, place: LonLat) -> pa.Table:
-        """Return the rows whose box contains the place, with their row number ``position``."""
+        """Return the rows whose box contains the place, with some columns.
+
+        These are ``position``, the row number, ``id``, ``lon``, ``lat`` and ``geometry``.
+        """
         lon, lat = place.lonlat()
         where, values = _conditions(Bounds(lon, lat, lon, lat), None)
         source = f"read_parquet($files, filename = '{_FILE}', file_row_number = true)"
-        query = f"SELECT {self._items}, {_FILE}, file_row_number FROM {source} WHERE {where}"
+        query = f"SELECT {_PLACED}, {_FILE}, file_row_number FROM {source} WHERE {where}"
         table = self._table(query, values)
         if not table.num_rows:
             return table
@@ -107,8 +111,8 @@ class Reader:
                 table[_FILE].to_pylist(), table["file_row_number"].to_pylist(), strict=True
             )
         ]
-        return table.drop_columns([_FILE, "file_row_number"]).append_column(
-            "position", pa.array(position, pa.int64())
+        return table.drop_columns([_FILE, "file_row_number"]).add_column(
+            0, "position", pa.array(position, pa.int64())
         )
 
     def rows(self, positions: Sequence[int] | NDArray[np.int64]) -> pa.Table:

@@ -235,8 +235,7 @@ def test_attributes_come_with_the_items(with_attributes: Collection) -> None:
     assert reader.items(limit=10)["class"].to_pylist() == ["field", None, "a", "field", None, "b"]
     assert reader.rows([5, 0])["filename"].to_pylist() == ["b2.png", "a0.png"]
     here = reader.around(LonLat(1.025, 0.005))
-    assert here.column_names == [*names, "position"]
-    assert here["filename"].to_pylist() == ["b2.png"]
+    assert here.column_names == ["position", "id", "lon", "lat", "geometry"]
     assert here["position"].to_pylist() == [5]
     assert reader.rows([]).column_names[: len(names)] == names
     assert [len(vectors) for _, vectors in reader.batches()] == [3, 3]
