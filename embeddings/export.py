@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,9 @@ from embeddings.store.schema import ATTRIBUTE_TYPES, ITEM_COLUMNS, geo_metadata
 Feature = dict[str, Any]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BOX_HEAD = struct.pack("<BIII", 1, 3, 1, 5)
+_BOX = np.dtype([("head", f"V{len(_BOX_HEAD)}"), ("ring", "<f8", (5, 2))])
+"""The WKB of a polygon with one ring of five corners, little-endian."""
 IF_FULL = "Free some space, or write to another disk."
 
 
@@ -62,6 +66,10 @@ def items_geojson(items: pa.Table) -> list[Feature]:
 
 def _geometries(wkb: pa.ChunkedArray) -> list[dict[str, Any]]:
     """Return footprints as GeoJSON; nearly all are polygons of one ring, made in one go."""
+    binary = wkb.to_pylist()
+    if all(len(each) == _BOX.itemsize and each.startswith(_BOX_HEAD) for each in binary):
+        rings = np.frombuffer(b"".join(binary), _BOX)["ring"].tolist()
+        return [{"type": "Polygon", "coordinates": [ring]} for ring in rings]
     shapes = shapely.from_wkb(wkb.to_numpy())
     simple = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & (
         shapely.get_num_interior_rings(shapes) == 0
@@ -79,16 +87,19 @@ def _geometries(wkb: pa.ChunkedArray) -> list[dict[str, Any]]:
 def _times(column: pa.ChunkedArray) -> list[str | None]:
     """Return times in ISO 8601. From numbers: pyarrow looks the time zone up for every row."""
     numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
-    return [
-        None if number is None else _utc(EPOCH + timedelta(microseconds=number))
-        for number in numbers
-    ]
+    # Many chips are of few scenes.
+    texts = {
+        number: None if number is None else _utc(EPOCH + timedelta(microseconds=number))
+        for number in set(numbers)
+    }
+    return [texts[number] for number in numbers]
 
 
 def result_geojson(result: SearchResult, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Turn a search result into the GeoJSON object of docs/api.md, Search."""
     started = time.perf_counter()
-    features, item, query = items_geojson(result.matches), result.query_item, result.query
+    query = result.query
+    features, place = _features(result)
     for rank, (feature, scores) in enumerate(
         zip(features, _scores(result), strict=True), start=query.offset + 1
     ):
@@ -98,7 +109,7 @@ def result_geojson(result: SearchResult, notes: Sequence[str] = ()) -> dict[str,
         "features": features,
         "numberReturned": len(features),
         "numberMatched": result.matched,
-        "query": None if item is None else items_geojson(item)[0],
+        "query": place,
         "at": None if query.at is None else list(query.at.lonlat()),
         "k": query.k,
         "limit": query.k if query.limit is None else query.limit,
@@ -119,6 +130,16 @@ def result_geojson(result: SearchResult, notes: Sequence[str] = ()) -> dict[str,
         answer["collections"] = [{"id": name, "weight": weight} for name, weight in weights]
     seconds = {**result.seconds, "format": time.perf_counter() - started}
     return {**answer, "timing_ms": {stage: round(1000 * s, 3) for stage, s in seconds.items()}}
+
+
+def _features(result: SearchResult) -> tuple[list[Feature], Feature | None]:
+    """Return the matches, and the item at the query's place, as features."""
+    if result.query_item is None:
+        return items_geojson(result.matches), None
+    # A table without rows may be without types.
+    tables = [table for table in (result.matches, result.query_item) if table.num_rows]
+    *features, place = items_geojson(pa.concat_tables(tables))
+    return features, place
 
 
 def _scores(result: SearchResult) -> list[dict[str, Any]]:
