@@ -119,6 +119,17 @@ class EmbeddingSpec:
     attributes: tuple[tuple[str, str], ...] = ()
     """Further columns of the stored rows, in file order: name, and type as of ``AttributeType``."""
 
+    def __post_init__(self) -> None:
+        """Raise InputError if columns cannot be told apart."""
+        names: dict[str, str] = {}
+        for name, _ in self.attributes:
+            other = names.setdefault(name.lower(), name)
+            if other != name:
+                raise InputError(
+                    f"The columns '{other}' and '{name}' differ only in capitals, which SQL does "
+                    "not tell apart. Rename one of them."
+                )
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which ``from_json`` restores an equal spec."""
         return asdict(self)

@@ -82,10 +82,18 @@ def resolve(
     """
     rows = [np.array([locate(place) for place in examples.places], np.int64)]
     rows.append(rows_of_ids(items, examples.ids))
+    named = np.concatenate(rows)
     rows += [_of_area(items, area) for area in examples.areas]
     found = np.unique(np.concatenate(rows))
     given = raw_vectors(examples.vectors, items.reader.collection.spec)
-    return Resolved(np.concatenate([vectors(found), given]) if len(found) else given, found)
+    if not len(found):
+        return Resolved(given, found)
+    stored = vectors(found)
+    blank = ~stored.any(axis=1)
+    for row in found[blank & np.isin(found, named)][:1]:
+        name = items.reader.rows([int(row)])["id"][0].as_py()
+        raise InputError(f"The vector of '{name}' is zero; it is like nothing. Leave it out.")
+    return Resolved(np.concatenate([stored[~blank], given]), found)
 
 
 def encoded(given: Sequence[Examples], collection: Collection) -> tuple[list[Examples], list[str]]:
@@ -125,7 +133,9 @@ def raw_vectors(given: Sequence[Sequence[float]], spec: EmbeddingSpec) -> NDArra
             raise InputError("A vector holds NaN or infinity. Give finite numbers.")
         if spec.centre is not None:
             vector = vector - np.asarray(spec.centre, np.float32)
-        out[number] = _unit(vector, "A vector is zero; it has no direction.")
+        # Squares of very large or small numbers would be infinite, or zero.
+        largest = float(np.abs(vector).max(initial=0.0))
+        out[number] = _unit(vector / (largest or 1.0), "A vector is zero; it has no direction.")
     return out
 
 

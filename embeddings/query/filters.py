@@ -14,6 +14,8 @@ from embeddings.sources.areas import Area
 from embeddings.types import Bounds, LonLat, TimeRange
 
 MAX_IDS = 50_000
+_WIDE_M = 1e6
+"""So wide an exclusion may leave nothing, which ends the search for more of it."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,15 @@ def _without(
 
 def barred(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
     """Return the sorted rows that lie too near to an excluded place; None without such places."""
-    near = [items.near(place, metres) for place, metres in wanted.exclude if metres > 0]
-    return np.unique(np.concatenate(near)) if near else None
+    places = [(place, metres) for place, metres in wanted.exclude if metres > 0]
+    if not places:
+        return None
+    near = np.zeros(items.count, bool)
+    for place, metres in places:
+        near[items.near(place, metres)] = True
+        if metres >= _WIDE_M and near.all():
+            break
+    return np.flatnonzero(near)
 
 
 def _both(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

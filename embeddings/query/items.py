@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.errors import CollectionNotFoundError, StoreFormatError
+from embeddings.errors import CollectionChangedError, CollectionNotFoundError
 from embeddings.index.rows import (
     BLOCK_ROWS,
     NO_TIME,
@@ -113,7 +113,7 @@ class ItemTable:
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the sorted rows of the items of these ids; those not there are left out.
 
-        Raises StoreFormatError if the rows are no longer there.
+        Raises CollectionChangedError if the rows are no longer there.
         """
         found = self.reader.find(ids)
         if not isinstance(self.reader, IndexedReader):
@@ -123,7 +123,8 @@ class ItemTable:
     def meeting(self, where: str) -> NDArray[np.int64]:
         """Return the sorted rows that meet an expression. The last answers are kept, read-only.
 
-        Raises InputError if it cannot be read, StoreFormatError if the rows are no longer there.
+        Raises InputError if it cannot be read, CollectionChangedError if the rows are no longer
+        there.
         """
         known = self._asked.get(where)
         if known is None:
@@ -174,7 +175,7 @@ class ItemTable:
 
 
 def check_unchanged(collection: Collection) -> None:
-    """Raise StoreFormatError unless the Parquet files just read are still those of a collection.
+    """Raise CollectionChangedError unless the Parquet files just read are still a collection's.
 
     Another state may have files of the same names.
     """
@@ -183,7 +184,7 @@ def check_unchanged(collection: Collection) -> None:
     except CollectionNotFoundError:
         parts = set()
     if not parts.issuperset(collection.parts):
-        raise StoreFormatError(
+        raise CollectionChangedError(
             f"Collection '{collection.id}' was changed or removed while it was read. Try again."
         )
 

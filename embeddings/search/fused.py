@@ -8,7 +8,7 @@ sample and a scale are made of such vectors as in one collection, though none is
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +69,7 @@ class FusedCollections:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, ...], Fused] = OrderedDict()
+        self._joining: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
 
     def join(self, held: Sequence[Held], collections: Sequence[Weighted]) -> Fused:
@@ -77,14 +78,19 @@ class FusedCollections:
         weights = tuple(each.weight for each in collections)
         states = [each.loaded.state for each in held]
         with self._lock:
-            known = self._known.pop(names, None)
+            joining = self._joining[names]
+        # Others wait only for a join that they need themselves.
+        with joining:
+            with self._lock:
+                known = self._known.pop(names, None)
             if known is None or [each.loaded.state for each in known.held] != states:
                 known = Fused(tuple(held), Join.of([each.loaded for each in held]), weights)
             elif known.asked != weights:
                 known = Fused(tuple(held), known.joined, weights)
-            self._known[names] = known
-            while len(self._known) > MOST_KEPT:
-                self._known.popitem(last=False)
+            with self._lock:
+                self._known[names] = known
+                while len(self._known) > MOST_KEPT:
+                    self._known.popitem(last=False)
             return known
 
     def forget(self, name: str) -> None:

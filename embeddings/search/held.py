@@ -77,11 +77,12 @@ class HeldCollections:
     def _forget_lost(self) -> None:
         """Let go of the collections that are no longer in the store."""
         with self._guard:
-            for name, (_, collection) in list(self._known.items()):
-                if _mark(collection.path) is None:
-                    del self._known[name]
-                    self._loaded.pop(name, None)
-                    self._gone(name)
+            lost = [name for name, (_, held) in self._known.items() if _mark(held.path) is None]
+            for name in lost:
+                del self._known[name]
+                self._loaded.pop(name, None)
+        for name in lost:
+            self._gone(name)
 
 
 def _mark(folder: Path) -> Mark | None:

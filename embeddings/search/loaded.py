@@ -82,7 +82,7 @@ class Loaded:
         return self.items.find(ids)
 
     def _read(self, rows: pa.Table) -> pa.Table:
-        """Return rows just read. Raises StoreFormatError if they may be those of another state."""
+        """Return rows just read. Raises CollectionChangedError if they may be of another state."""
         if not isinstance(self.reader, IndexedReader):
             check_unchanged(self.reader.collection)
         return rows
@@ -111,7 +111,8 @@ def state_of(collection: Collection) -> str:
 def load(collection: Collection, state: str) -> Loaded:
     """Open a collection's index, or make one in memory.
 
-    Raises InputError if it is too large for that, StoreFormatError if it is replaced meanwhile.
+    Raises InputError if it is too large for that, CollectionChangedError if it is replaced
+    meanwhile.
     """
     opened = examine_index(collection)
     if opened.index is not None and opened.rows is not None:

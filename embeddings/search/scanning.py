@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from embeddings.index.base import Found
 from embeddings.query.calibration import Scale
+from embeddings.query.filters import Filter
 from embeddings.search.pages import Answer
 from embeddings.search.query import MAX_K, SearchQuery
 from embeddings.search.searchable import Directed, Searchable
@@ -78,13 +79,48 @@ def _search(ground: Searchable, directed: Directed, query: SearchQuery, allowed:
     """Return the best rows; with a spacing, the first that lie so far from all before them."""
     if not query.apart_m:
         return _best(ground, directed, query.k, allowed)
-    many = query.k * CROWD
+    found = _spread(ground, directed, query.k, query.apart_m, allowed)
+    while len(found.rows) < query.k:
+        # Whatever was looked at lies too near to what is kept, and so may much that follows.
+        away = _away(ground, found.rows, query.apart_m, allowed)
+        if not away.count:
+            break
+        more = _spread(ground, directed, query.k - len(found.rows), query.apart_m, away)
+        found = Found(
+            np.concatenate([found.rows, more.rows]),
+            np.concatenate([found.cosines, more.cosines]),
+            min(found.considered + more.considered, allowed.count),
+            min(found.expected_recall, more.expected_recall),
+        )
+    return found
+
+
+def _spread(
+    ground: Searchable, directed: Directed, k: int, apart_m: float, allowed: _Allowed
+) -> Found:
+    """Return the first rows that lie so far apart, of the MAX_K best at most."""
+    many = k * CROWD
     while True:
         found = _best(ground, directed, min(many, MAX_K), allowed)
-        kept = spread(*ground.centres(found.rows), query.apart_m, query.k)
-        if len(kept) == query.k or many >= min(MAX_K, allowed.count):
+        kept = spread(*ground.centres(found.rows), apart_m, k)
+        if len(kept) == k or many >= min(MAX_K, allowed.count):
             return replace(found, rows=found.rows[kept], cosines=found.cosines[kept])
         many *= CROWD
+
+
+def _away(
+    ground: Searchable, kept: NDArray[np.int64], apart_m: float, allowed: _Allowed
+) -> _Allowed:
+    """Leave out the rows that lie too near to those kept, and these themselves."""
+    lon, lat = ground.centres(kept)
+    nearer = float(np.nextafter(apart_m, 0.0))
+    around = [(LonLat(*place), nearer) for place in zip(lon.tolist(), lat.tolist(), strict=True)]
+    near = np.union1d(kept, ground.barred(Filter(exclude=tuple(around))))
+    if allowed.rows is not None:
+        rows = allowed.rows[~np.isin(allowed.rows, near)]
+        return _Allowed(rows, near[:0], len(rows))
+    barred = np.union1d(allowed.barred, near)
+    return _Allowed(None, barred, ground.index.count - len(barred))
 
 
 def _best(ground: Searchable, directed: Directed, k: int, allowed: _Allowed) -> Found:

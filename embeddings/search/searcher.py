@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,10 +91,7 @@ class Searcher:
         Raises CollectionNotFoundError, ItemNotFoundError, OutsideCoverageError,
         NoDataAtPlaceError, InputError, CollectionChangedError or StoreError.
         """
-        clock = Clock()
-        ground = OneCollection(self._held.get(name))
-        clock.done("open")
-        return self._answer(ground, name, query, clock)
+        return self._answer(lambda: OneCollection(self._held.get(name)), name, query)
 
     def search_fused(self, collections: Sequence[Weighted], query: SearchQuery) -> SearchResult:
         """Return the places most like those asked for in several collections on one grid.
@@ -102,15 +99,28 @@ class Searcher:
         The similarity is the weighted mean of the collections' cosines; geometry and columns are
         those of the first. Raises the same errors.
         """
-        clock = Clock()
         names = Weighted.names(collections)
-        ground = self._fused.join([self._held.get(name) for name in names], collections)
-        clock.done("open")
-        return self._answer(ground, repr(collections), query, clock)
+
+        def joined() -> Searchable:
+            return self._fused.join([self._held.get(name) for name in names], collections)
+
+        return self._answer(joined, repr(collections), query)
 
     def _answer(
-        self, ground: Searchable, name: str, query: SearchQuery, clock: Clock
+        self, open_: Callable[[], Searchable], name: str, query: SearchQuery
     ) -> SearchResult:
+        """Answer; once more where rows were replaced while they were read."""
+        try:
+            return self._once(open_, name, query)
+        except CollectionChangedError:
+            if query.state is not None:
+                raise
+            return self._once(open_, name, query)
+
+    def _once(self, open_: Callable[[], Searchable], name: str, query: SearchQuery) -> SearchResult:
+        clock = Clock()
+        ground = open_()
+        clock.done("open")
         state = digest(ground.state)[:STATE_DIGITS]
         if query.state not in (None, state):
             raise CollectionChangedError(

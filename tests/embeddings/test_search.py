@@ -18,18 +18,22 @@ import pytest
 import shapely
 
 from embeddings.errors import (
+    CollectionChangedError,
     CollectionNotFoundError,
     InputError,
     NoDataAtPlaceError,
     OutsideCoverageError,
 )
 from embeddings.query.examples import Examples
-from embeddings.search import Searcher, SearchQuery, SearchResult
+from embeddings.query.filters import Filter
+from embeddings.search import Searcher, SearchQuery, SearchResult, scanning
 from embeddings.search import held as held_module
+from embeddings.search import loaded as loaded_module
 from embeddings.spacing import distance_m
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader
-from embeddings.types import LonLat
+from embeddings.types import Bounds, LonLat
+from tests.embeddings.index_data import spec_of, write_collection
 
 Embed = Callable[..., Collection]
 
@@ -312,3 +316,50 @@ def test_a_place_named_twice_is_one_example(small: Collection, searcher: Searche
     twice = searcher.search("land", SearchQuery(at, positive=Examples(ids=("a_3_3",))))
     assert found(twice) == found(once)
     assert np.array_equal(twice.similarity, once.similarity)
+
+
+@pytest.mark.parametrize("apart_m", [90.0, 200.0, 2_000.0])
+def test_a_spacing_finds_all_there_are_however_many_crowd_around(
+    small: Collection, searcher: Searcher, monkeypatch: pytest.MonkeyPatch, apart_m: float
+) -> None:
+    query = SearchQuery(centre(small, "a_5_5"), k=60, apart_m=apart_m)
+    whole = searcher.search("land", query)
+    monkeypatch.setattr(scanning, "MAX_K", 10)
+    crowded = Searcher(Store(small.path.parent)).search("land", query)
+    assert found(crowded) == found(whole)
+    assert len(found(whole)) >= 2
+    some = replace(query, filter=Filter(bounds=Bounds(-180, -90, 180, 90)))
+    assert found(Searcher(Store(small.path.parent)).search("land", some)) == found(whole)
+
+
+def test_rows_replaced_while_they_are_read_are_read_again(
+    small: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = Searcher(Store(small.path.parent))
+    refused = []
+
+    def once(collection: Collection) -> None:
+        if not refused:
+            refused.append(collection.id)
+            raise CollectionChangedError("It was changed.")
+
+    monkeypatch.setattr(loaded_module, "check_unchanged", once)
+    at = centre(small, "a_3_3")
+    assert len(found(searcher.search("land", SearchQuery(at, k=5)))) == 5
+    assert refused == ["land"]
+
+
+def test_zero_vectors_are_examples_of_nothing(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    vectors[[3, 4]] = 0
+    store = Store.create(tmp_path)
+    write_collection(tmp_path / "z", spec_of(4), [lambda: vectors])
+    searcher = Searcher(store)
+    for ids in (("s_0_3",), ("s_0_1", "s_0_4")):
+        with pytest.raises(InputError, match=f"vector of '{ids[-1]}' is zero"):
+            searcher.search("z", SearchQuery(positive=Examples(ids=ids)))
+    wide = vectors[7].astype(np.float64)
+    large = tuple((1e308 * (wide / np.abs(wide).max())).tolist())
+    found_large = searcher.search("z", SearchQuery(positive=Examples(vectors=(large,)), k=3))
+    assert found(found_large)[0] == "s_0_7"
+    assert found_large.similarity[0] == pytest.approx(1, abs=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from embeddings.errors import StoreFormatError
+from embeddings.errors import InputError, StoreFormatError
 from embeddings.spec import ChipLayout, EmbeddingSpec, Preprocessing
 
 MakeSpec = Callable[..., EmbeddingSpec]
@@ -109,3 +109,8 @@ def test_the_stac_form(make_spec: MakeSpec) -> None:
     cells = make_spec(layout=None).to_stac()
     assert cells["emb:chip_layout"] == {"layout_type": "named_grid", "grid_id": "majortom-10km"}
     assert cells["emb:quantization"]["method"] == "none"
+
+
+def test_columns_that_differ_only_in_capitals_are_refused(make_spec: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="'Name' and 'name' differ only in capitals"):
+        make_spec(attributes=(("Name", "string"), ("name", "string")))
