@@ -119,10 +119,19 @@ def _tried(collection: Collection) -> tuple[float, int]:
 
 def index_advice(collection: Collection) -> str | None:
     """Return what to do about a large collection without an index of its present rows, or None."""
-    if collection.count < IVF_ROWS or finished_folders(collection):
+    if collection.count < IVF_ROWS or any(map(_readable, finished_folders(collection))):
         return None
     return (
         f"'{collection.id}' has {collection.count:,} rows and no index of them, so every search "
         f'compares all. Run: terrakin index --store "{collection.path.parent}" --collection '
         f"{collection.id}"
     )
+
+
+def _readable(folder: Path) -> bool:
+    """Return whether this release can read an index, as far as its ``index.json`` tells."""
+    try:
+        Manifest.load(folder)
+    except StoreFormatError:
+        return False
+    return True

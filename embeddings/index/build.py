@@ -32,6 +32,7 @@ from embeddings.index.lists import LISTS_FILE, Lists, Plan, load, merge, save, t
 from embeddings.index.row_writer import HASHES_FILE, RowWriter, rows_bytes
 from embeddings.index.rows import IDS_FILE
 from embeddings.index.source import VectorWriter
+from embeddings.index.sums import SUMS_FILE, write_sums
 from embeddings.index.tune import measure
 from embeddings.index.vectors import VALUE_BYTES, VectorFile
 from embeddings.store.collection import Collection
@@ -43,6 +44,8 @@ BLOCK_BYTES = 2**28
 ADD_ROWS = 32_768
 SEED = 5
 SPARE_BYTES = 2**26
+_SUMS_FROM = 0.98
+"""The share of the whole that is done before the checksums are taken."""
 
 Made = TypeVar("Made")
 
@@ -123,12 +126,13 @@ class _Build:
             self._folder.mkdir(exist_ok=True)
         path = self._folder / files.VECTORS_FILE
         # Shares of the whole are what the steps took in trials.
-        share = 0.35 if ivf else 1.0
+        share = 0.35 if ivf else _SUMS_FROM
         self._step("vectors", lambda: self._write_vectors(path, 0.6 * share))
         self._step("rows", lambda: self._write_rows(0.6 * share, share))
         # Windows renames no folder with open files: all are closed when this returns.
         curve = self._make_lists(path) if ivf else None
-        return self._publish(curve)
+        sums = self._step("sums", lambda: self._write_sums(curve))
+        return self._publish(curve, sums)
 
     def _make_lists(self, path: Path) -> RecallCurve | None:
         vectors = VectorFile(path, self._collection.count, self._plan.dim)
@@ -231,10 +235,11 @@ class _Build:
         save(index, path)
 
     def _measure(self, vectors: VectorFile) -> RecallCurve | None:
-        lists = Lists(self._folder, vectors.count, vectors.dim)
+        lists = Lists(self._folder, vectors.count, self._plan)
 
         def told(share: float) -> None:
-            self._tell(0.65 + 0.35 * share, "Measuring the recall against an exact scan")
+            done = 0.65 + (_SUMS_FROM - 0.65) * share
+            self._tell(done, "Measuring the recall against an exact scan")
 
         return measure(
             lambda curve: IvfIndex(vectors, lists, curve, self._target),
@@ -243,9 +248,15 @@ class _Build:
             told,
         )
 
-    def _publish(self, curve: RecallCurve | None) -> IndexReport:
+    def _write_sums(self, curve: RecallCurve | None) -> str:
+        def told(share: float) -> None:
+            self._tell(_SUMS_FROM + (1 - _SUMS_FROM) * share, "Taking checksums")
+
+        return write_sums(self._folder, files.named_files(_kind(curve)), told)
+
+    def _publish(self, curve: RecallCurve | None, sums: str) -> IndexReport:
         """Write ``index.json``, and let the new index take the place of all others."""
-        kind: files.Kind = "scan" if curve is None else "ivf"
+        kind = _kind(curve)
         names = files.named_files(kind)
         manifest = files.Manifest(
             key=files.key_of(self._collection),
@@ -256,17 +267,22 @@ class _Build:
             lists=0 if curve is None else self._plan.lists,
             target_recall=self._target,
             curve=curve,
-            files={name: files.Mark.of(self._folder / name) for name in names},
+            files={name: (self._folder / name).stat().st_size for name in names},
+            sums=sums,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(sum(self._seconds.values()), 3),
         )
         manifest.save(self._folder)
         for path in self._folder.iterdir():
-            if path.name not in {*names, files.MANIFEST_FILE}:
+            if path.name not in {*names, SUMS_FILE, files.MANIFEST_FILE}:
                 path.unlink()
         final = files.next_folder(self._collection)
         with writing_to(final):
             self._folder.rename(final)
         files.remove_others(self._collection, final)
-        size = sum(mark.bytes for mark in manifest.files.values())
+        size = sum(manifest.files.values()) + (final / SUMS_FILE).stat().st_size
         return IndexReport(final, manifest.kind, manifest.count, size, dict(self._seconds), curve)
+
+
+def _kind(curve: RecallCurve | None) -> files.Kind:
+    return "scan" if curve is None else "ivf"

@@ -1,7 +1,9 @@
 """The files of an index and what ``index.json`` says of them.
 
 COLLECTION/index/.lock                 held by the one builder
-COLLECTION/index/KEY-1/index.json      what it is, what it belongs to, its recall curve
+COLLECTION/index/KEY-1/index.json      what it is, what it belongs to, its recall curve; a hash of
+                                       all that
+COLLECTION/index/KEY-1/sums.u32        checksums of the pieces of all other files
 COLLECTION/index/KEY-1/vectors.f16     unit vectors, float16, in the order of the rows
 COLLECTION/index/KEY-1/ivf.faiss       centres and inverted lists, memory-mapped (kind "ivf")
 COLLECTION/index/KEY-1/rows.arrow      what a search needs of the rows: the other columns,
@@ -26,11 +28,12 @@ from typing import Any, Literal, Self
 from embeddings.atomic import write_text
 from embeddings.errors import StoreFormatError
 from embeddings.index.curve import RecallCurve
-from embeddings.index.lists import LISTS_FILE
+from embeddings.index.lists import LISTS_FILE, Code
 from embeddings.index.rows import ROW_FILES
+from embeddings.index.sums import Sums
 from embeddings.store.collection import Collection
 
-INDEX_FORMAT_VERSION = 2
+INDEX_FORMAT_VERSION = 3
 
 INDEX_FOLDER = "index"
 MANIFEST_FILE = "index.json"
@@ -38,29 +41,7 @@ VECTORS_FILE = "vectors.f16"
 LOCK_FILE = ".lock"
 BUILDING = ".building-"
 
-SAMPLES = 64
-SAMPLE_BYTES = 4096
-
 Kind = Literal["scan", "ivf"]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """By what a file is known again: its size, and a hash of 64 pieces of it."""
-
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """Look at a file. Raises OSError."""
-        size = path.stat().st_size
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            for piece in range(SAMPLES):
-                file.seek(max(0, size - SAMPLE_BYTES) * piece // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-        return cls(size, digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +52,39 @@ class Manifest:
     kind: Kind
     count: int
     dim: int
-    code: str
+    code: Code | Literal[""]
     """How vectors stand in the lists; empty without lists."""
     lists: int
     target_recall: float
     curve: RecallCurve | None
-    files: Mapping[str, Mark]
+    files: Mapping[str, int]
+    """Their sizes in bytes."""
+    sums: str
+    """SHA-256 of the checksums."""
     created: str
     seconds: float
 
     def save(self, folder: Path) -> None:
         """Write ``index.json`` atomically."""
         data = {"format": "terrakin-index", "format_version": INDEX_FORMAT_VERSION, **asdict(self)}
+        data["sha256"] = _digest(data)
         write_text(folder / MANIFEST_FILE, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read ``index.json`` and check the files. Raises StoreFormatError, saying what is wrong.
-
-        A byte changed between the pieces that are looked at is not noticed.
-        """
+        """Read ``index.json``. Raises StoreFormatError, saying what is wrong."""
         path = folder / MANIFEST_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            manifest = cls._from_json(data)
-            wrong = [
-                name for name, mark in manifest.files.items() if Mark.of(folder / name) != mark
-            ]
+            return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreFormatError(
                 f"{path} is missing or damaged ({error}). Build the index again."
             ) from error
-        if wrong:
-            raise StoreFormatError(
-                f"{folder / wrong[0]} is not the file that was written. Build the index again."
-            )
-        return manifest
+
+    def checked(self, folder: Path) -> Sums:
+        """Return what checks the files. Raises OSError, StoreFormatError."""
+        sizes = {name: self.files[name] for name in named_files(self.kind)}
+        return Sums(folder, sizes, self.sums)
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
@@ -116,11 +94,13 @@ class Manifest:
                 f"it is {version[0]} of version {version[1]}; this release reads "
                 f"{INDEX_FORMAT_VERSION}"
             )
+        told = data.pop("sha256")
+        if told != _digest({"format": version[0], "format_version": version[1], **data}):
+            raise ValueError("its hash is that of another text")
         if data["kind"] not in ("scan", "ivf"):
             raise ValueError(f"kind {data['kind']} is not known")
         if set(data["files"]) != set(named_files(data["kind"])):
             raise ValueError(f"it names the files {sorted(data['files'])}")
-        data["files"] = {name: Mark(**mark) for name, mark in data["files"].items()}
         if data["curve"] is not None:
             data["curve"] = RecallCurve.from_json(data["curve"])
         if (data["curve"] is None) != (data["kind"] == "scan"):
@@ -128,8 +108,13 @@ class Manifest:
         return cls(**data)
 
 
+def _digest(data: Mapping[str, Any]) -> str:
+    """Return a hash of what a JSON object holds, however it is written."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 def named_files(kind: Kind) -> tuple[str, ...]:
-    """Return the files that an index has beside ``index.json``."""
+    """Return the files of an index of which there are checksums, in the order of these."""
     return (VECTORS_FILE, *ROW_FILES, *((LISTS_FILE,) if kind == "ivf" else ()))
 
 

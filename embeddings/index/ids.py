@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from embeddings.atomic import atomic_path
 from embeddings.index.base import Rows
+from embeddings.index.sums import Guard
 
 Hashes = NDArray[np.uint64]
 
@@ -86,12 +88,46 @@ def _between(hashes: Hashes, low: int, high: int) -> Rows:
     return np.concatenate(found)
 
 
-def candidates(hashes: Hashes, rows: NDArray[np.integer], ids: pa.StringArray) -> tuple[Rows, Rows]:
-    """Return pairs of numbers of ``ids`` and rows whose ids have the same hash."""
-    asked = hashes_of(ids)
-    first, behind = (np.searchsorted(hashes, asked, side) for side in ("left", "right"))
-    many = behind - first
-    numbers = np.repeat(np.arange(len(ids)), many)
-    before = np.repeat(np.cumsum(many) - many, many)
-    at = np.repeat(first, many) + np.arange(len(numbers)) - before
-    return numbers, rows[at].astype(np.int64)
+class IdFile:
+    """The finished file, mapped. What a look-up rests on is checked. Thread-safe."""
+
+    def __init__(self, content: mmap.mmap, count: int, guard: Guard) -> None:
+        """Take the mapped file. Nothing is read."""
+        rows = np.dtype(row_type(count)).newbyteorder("<")
+        self._hashes = np.frombuffer(content, "<u8", count)
+        self._rows = np.frombuffer(content, rows, count, self._hashes.nbytes)
+        self._guard = guard
+
+    def candidates(self, ids: pa.StringArray) -> tuple[Rows, Rows]:
+        """Return pairs of numbers of ``ids`` and rows whose ids have the same hash.
+
+        Raises IndexDamagedError.
+        """
+        asked = hashes_of(ids)
+        first, behind = self._ends(asked)
+        many = behind - first
+        numbers = np.repeat(np.arange(len(ids)), many)
+        before = np.repeat(np.cumsum(many) - many, many)
+        at = np.repeat(first, many) + np.arange(len(numbers)) - before
+        wide = self._rows.itemsize
+        self._guard.spans(self._hashes.nbytes + wide * at, wide)
+        return numbers, self._rows[at].astype(np.int64)
+
+    def _ends(self, asked: Hashes) -> tuple[Rows, Rows]:
+        """Return where the hashes asked for begin and end.
+
+        The search jumps through hashes that were not checked. Where it ends is right if the hashes
+        on both sides are, and have no other between them; else the whole file is looked at.
+        """
+        count = len(self._hashes)
+        first, behind = (np.searchsorted(self._hashes, asked, side) for side in ("left", "right"))
+        for place in (first, behind):
+            for beside in (place - 1, place):
+                self._guard.spans(8 * np.clip(beside, 0, count - 1), 8)
+        lower, upper = (self._hashes.take(at, mode="clip") for at in (first - 1, behind))
+        inner, last = (self._hashes.take(at, mode="clip") for at in (first, behind - 1))
+        sound = ((first == 0) | (lower < asked)) & ((behind == count) | (asked < upper))
+        sound &= np.where(first < behind, (inner == asked) & (last == asked), first == behind)
+        if not sound.all():
+            self._guard.all()
+        return first, behind

@@ -25,6 +25,7 @@ from embeddings.atomic import atomic_path
 from embeddings.errors import StoreFormatError
 from embeddings.index import shapes
 from embeddings.index.base import Mask, Rows, Vectors
+from embeddings.index.sums import Guard
 
 Code = Literal["SQ8", "SQ4"]
 
@@ -178,17 +179,27 @@ def _centres(index: Any) -> Vectors:
 class Lists:
     """The finished lists, opened for searching. Thread-safe."""
 
-    def __init__(self, folder: Path, count: int, dim: int) -> None:
-        """Open without reading the lists. Raises StoreFormatError if it is not what was built."""
+    def __init__(self, folder: Path, count: int, plan: Plan, guard: Guard | None = None) -> None:
+        """Open without reading the lists. Raises StoreFormatError if it is not what was built.
+
+        With a guard, a list that is damaged raises IndexDamagedError when it is first looked into.
+        """
         faiss = _faiss()
         path = folder / LISTS_FILE
+        self._guard = guard or Guard.trusting(path)
+        self._row_bytes = plan.row_bytes
+        behind = path.stat().st_size - shapes.tail_bytes(count, plan.lists, plan.dim)
+        head = behind - count * plan.row_bytes
+        # Where faiss cannot map the lists it reads them here.
+        self._guard.span(0, head if _mapping() else behind)
         try:
             self._index = faiss.read_index(str(path), _mapping())
         except RuntimeError as error:
             raise StoreFormatError(
                 f"{path} cannot be read ({error}). Build the index again."
             ) from error
-        if (self._index.ntotal, self._index.d) != (count, dim):
+        told = (self._index.ntotal, self._index.d, self._index.nlist)
+        if told != (count, plan.dim, plan.lists):
             raise StoreFormatError(f"{path} is another index. Build it again.")
         self._lists = faiss.downcast_InvertedLists(self._index.invlists)
         if hasattr(self._lists, "prefetch_nthread"):
@@ -197,8 +208,11 @@ class Lists:
         self._sizes = np.array(
             [self._lists.list_size(i) for i in range(self._index.nlist)], np.int64
         )
+        # The codes of a list, then its rows, and then the next list.
+        self._starts = head + plan.row_bytes * (np.cumsum(self._sizes) - self._sizes)
+        self._sound = np.zeros(plan.lists, np.bool_)
         self._centres = _centres(self._index)
-        self._shapes = shapes.Shapes(path, self._sizes, dim)
+        self._shapes = shapes.Shapes(path, self._sizes, plan.dim, self._guard)
 
     @property
     def lists(self) -> int:
@@ -218,6 +232,7 @@ class Lists:
     def allowed(self, lists: Rows, mask: Mask) -> int:
         """Return how many rows of lists are allowed."""
         faiss = _faiss()
+        self._check(lists)
         found = 0
         for number in lists.ravel().tolist():
             size = int(self._sizes[number])
@@ -234,6 +249,7 @@ class Lists:
         In no certain order. ``bits`` holds one bit a row, little-endian: which are allowed.
         """
         faiss = _faiss()
+        self._check(lists)
         near = self._centres[lists] @ query
         scores = np.empty(k, np.float32)
         rows = np.empty(k, np.int64)
@@ -246,6 +262,15 @@ class Lists:
         )
         found = rows >= 0
         return rows[found], scores[found]
+
+    def _check(self, lists: Rows) -> None:
+        """Raise IndexDamagedError if one of these lists is not what was written."""
+        known = self._sound.take(lists)
+        if np.count_nonzero(known) < known.size:
+            for number in lists[~known].tolist():
+                start = int(self._starts[number])
+                self._guard.span(start, start + int(self._sizes[number]) * self._row_bytes)
+                self._sound[number] = True
 
 
 def _mapping() -> int:

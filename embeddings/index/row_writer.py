@@ -37,6 +37,8 @@ HASHES_FILE = "hashes.u64"
 """The hashes of the ids in the order of the rows; only while an index is built."""
 KEPT_FILE = "rows.json"
 KEEP_SECONDS = 5.0
+PIECE_ROWS = 8 * BATCH_ROWS
+"""So many rows are taken at a time: several batches of ``rows.arrow``, several blocks."""
 _SAMPLE_ROWS = 1024
 
 
@@ -119,17 +121,17 @@ class RowWriter:
         write_text(self._folder / KEPT_FILE, json.dumps({"offsets": self._offsets}) + "\n")
 
     def _pieces(self, first: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows from number ``first`` on, BATCH_ROWS at a time."""
+        """Yield the rows from number ``first`` on, PIECE_ROWS at a time."""
         held: list[pa.RecordBatch] = []
         many = 0
         for batch in self._batches(first):
             held.append(batch)
             many += len(batch)
-            while many >= BATCH_ROWS:
+            while many >= PIECE_ROWS:
                 table = pa.Table.from_batches(held)
-                yield _one(table.slice(0, BATCH_ROWS))
-                held = table.slice(BATCH_ROWS).to_batches()
-                many -= BATCH_ROWS
+                yield _one(table.slice(0, PIECE_ROWS))
+                held = table.slice(PIECE_ROWS).to_batches()
+                many -= PIECE_ROWS
         if many:
             yield _one(pa.Table.from_batches(held))
 
@@ -160,7 +162,9 @@ class RowWriter:
         self._put(TIMES_FILE, count + blocks + block, np.maximum.reduceat(times, firsts))
         self._put(HASHES_FILE, first, hashes_of(piece.column("id")))
         stored = piece.select(self._schema.names).cast(self._schema)
-        self._offsets.append(self._offsets[-1] + self._files[ROWS_FILE].write(stored.serialize()))
+        for start in range(0, len(stored), BATCH_ROWS):
+            batch = stored.slice(start, BATCH_ROWS).serialize()
+            self._offsets.append(self._offsets[-1] + self._files[ROWS_FILE].write(batch))
 
     def _put(self, name: str, place: int, values: NDArray[Any]) -> None:
         """Write 8-byte values from the ``place``-th of a file on."""
@@ -187,7 +191,7 @@ def item_batches(collection: Collection, part: Part, first: int) -> Iterator[pa.
     rows = 0
     try:
         with pq.ParquetFile(collection.path / part.file) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+            for batch in file.iter_batches(PIECE_ROWS, columns=list(names)):
                 skipped = min(max(first - rows, 0), len(batch))
                 rows += len(batch)
                 if skipped < len(batch) and rows <= part.rows:

@@ -7,7 +7,8 @@ places.f64   longitudes, latitudes, boxes of the footprints (west, south, east, 
 times.i64    microseconds since 1970, NO_TIME for none, and the least and largest of each block
 ids.u64      sorted hashes of the ids, and the row of each
 
-All values are little-endian. Whatever is looked up, only the pages that hold it are read.
+All values are little-endian. Whatever is looked up, only the pages that hold it are read, and
+checked when they are read first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from numpy.typing import NDArray
 
 from embeddings.errors import StoreFormatError
 from embeddings.index.base import Rows
-from embeddings.index.ids import candidates, ids_bytes, row_type
+from embeddings.index.columns import Column
+from embeddings.index.ids import IdFile, ids_bytes
+from embeddings.index.sums import Guard, Sums
 from embeddings.spec import EmbeddingSpec
 from embeddings.store.collection import Collection
 from embeddings.store.reader import Reader
@@ -39,19 +42,22 @@ TIMES_FILE = "times.i64"
 IDS_FILE = "ids.u64"
 ROW_FILES = (ROWS_FILE, PLACES_FILE, TIMES_FILE, IDS_FILE)
 
-BATCH_ROWS = 16_384
-"""Few enough that no column of a batch outgrows its 32-bit offsets."""
+BATCH_ROWS = 2048
+"""So few that the first look at a row, which checks its batch, reads 0.25 MB as a rule."""
 BLOCK_ROWS = 1024
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 NO_TIME = int(np.iinfo(np.int64).min)
 
 _PLACED = ("datetime", "lon", "lat", "bbox")
 """Columns that stand in the other files."""
+_PLACES = ((0, 1), (1, 1), (2, 4))
+"""Longitudes, latitudes, boxes: how many values a row come before, and how many these are."""
 _RESIDENT_BYTES = 2**30
 _FAULT_BYTES = 2**16
 """What a single read of a mapped file makes resident at most: Linux maps 16 pages around it."""
 _BLOCKS_AT_ONCE = 256
-_BATCHES_OPEN = 4096
+_BATCHES_OPEN = 16_384
+"""Those of 33 million rows; each takes some 2 kB."""
 _FEW_ROWS = 8
 """So few of a batch are cut out one by one, which costs less than a call of Arrow's ``take``."""
 _FEW_IN_ALL = 256
@@ -91,12 +97,18 @@ class RowFiles:
     """The files of one index, opened. Opening reads no row. Thread-safe.
 
     About 1 GiB of them are mapped at most, where the system has ``madvise``. What is opened
-    stays what it was when the files are removed or replaced.
+    stays what it was when the files are removed or replaced. All that looks something up raises
+    IndexDamagedError if what it needs is not as it was written.
     """
 
-    def __init__(self, folder: Path, spec: EmbeddingSpec, count: int) -> None:
+    def __init__(
+        self, folder: Path, spec: EmbeddingSpec, count: int, sums: Sums | None = None
+    ) -> None:
         """Map the files of ``folder``. Raises StoreFormatError if they are not of such rows."""
         self._folder, self._count = folder, count
+        self._guards = {
+            name: sums.guard(name) if sums else Guard.trusting(folder / name) for name in ROW_FILES
+        }
         self._schema = stored_schema(spec)
         self._whole = pa.schema([arrow_schema(spec).field(name) for name in item_columns(spec)])
         self._maps: list[mmap.mmap] = []
@@ -104,19 +116,28 @@ class RowFiles:
         self._lock = threading.Lock()
         blocks = blocks_of(count)
         places = np.frombuffer(self._map(PLACES_FILE, 8 * (6 * count + 8 * blocks)), "<f8")
-        self.lon, self.lat = places[:count], places[count : 2 * count]
+        guard = self._guards[PLACES_FILE]
+        guard.span(48 * count, places.nbytes)
+        self.lon = Column(places[:count], guard, 0)
+        self.lat = Column(places[count : 2 * count], guard, 8 * count)
+        """Degrees ``(count,)`` of the centres."""
         self._boxes = places[2 * count : 6 * count].reshape(count, 4)
+        self._sound = np.full(blocks, sums is None)
+        """Blocks of which centres, boxes and times were checked."""
         unions = np.array(places[6 * count :].reshape(blocks, 8))
         self.blocks = np.ascontiguousarray(unions[:, :4])
         """West, south, east and north ``(blocks, 4)`` of the centres of each block."""
         self._around = np.ascontiguousarray(unions[:, 4:])
-        self.time = self._times(blocks)
+        self._times = self._read_times(blocks)
+        one = not self._times.strides[0]
+        self.time = self._times if one else Column(self._times, self._guards[TIMES_FILE], 0)
         """Microseconds since 1970 ``(count,)``; of no length in memory if all are the same."""
+        self._of_rows = [(PLACES_FILE, 8 * first * count, 8 * wide) for first, wide in _PLACES]
+        """File, first byte, and bytes a row of what stands there for each row."""
+        if not one:
+            self._of_rows.append((TIMES_FILE, 0, 8))
         ids = self._map(IDS_FILE, ids_bytes(count))
-        self._hashes = np.frombuffer(ids, "<u8", count)
-        self._rows = np.frombuffer(
-            ids, np.dtype(row_type(count)).newbyteorder("<"), count, 8 * count
-        )
+        self._ids = IdFile(ids, count, self._guards[IDS_FILE])
         self._batches = pa.py_buffer(self._map(ROWS_FILE, None))
         self._offsets = self._ends()
         self._opened: dict[int, pa.RecordBatch] = {}
@@ -126,12 +147,13 @@ class RowFiles:
         """Return the rows at these row numbers, in that order."""
         wanted = np.asarray(positions, np.int64)
         stored = self._gather_in_order(wanted)
-        times, boxes = self.time[wanted], self._boxes[wanted]
+        self._check_blocks(wanted // BLOCK_ROWS)
+        times, boxes = self._times[wanted], self._boxes[wanted]
         sides = [_column(side, pa.float64()) for side in boxes.T]
         placed = {
             "datetime": _column(times, pa.timestamp("us", "UTC"), times != NO_TIME),
-            "lon": _column(self.lon[wanted], pa.float64()),
-            "lat": _column(self.lat[wanted], pa.float64()),
+            "lon": _column(self.lon.values[wanted], pa.float64()),
+            "lat": _column(self.lat.values[wanted], pa.float64()),
             "bbox": pa.StructArray.from_arrays(sides, fields=list(BBOX)),
         }
         self._release(len(wanted) * _FAULT_BYTES * (len(placed) + 2 * len(self._schema)))
@@ -153,6 +175,7 @@ class RowFiles:
         found = [np.empty(0, np.int64)]
         for start in range(0, len(blocks), _BLOCKS_AT_ONCE):
             here = blocks[start : start + _BLOCKS_AT_ONCE]
+            self._check_blocks(here)
             rows = rows_of_blocks(here, self._count)
             # In slices: to pick rows one by one takes three times as long.
             firsts = (here * BLOCK_ROWS).tolist()
@@ -168,8 +191,8 @@ class RowFiles:
             {
                 "position": _column(positions, pa.int64()),
                 "id": stored["id"],
-                "lon": _column(self.lon[positions], pa.float64()),
-                "lat": _column(self.lat[positions], pa.float64()),
+                "lon": _column(self.lon.values[positions], pa.float64()),
+                "lat": _column(self.lat.values[positions], pa.float64()),
                 "geometry": stored["geometry"],
             }
         )
@@ -177,7 +200,7 @@ class RowFiles:
     def find(self, ids: Sequence[str]) -> Rows:
         """Return the sorted row numbers of the items of these ids; those not there are left out."""
         asked = pa.array(sorted(set(ids)), pa.string())
-        numbers, rows = candidates(self._hashes, self._rows, asked)
+        numbers, rows = self._ids.candidates(asked)
         order = np.argsort(rows, kind="stable")
         numbers, rows = numbers[order], rows[order]
         there = self._gather(rows, ["id"])["id"].combine_chunks()
@@ -221,6 +244,7 @@ class RowFiles:
         batch = self._opened.get(number)
         if batch is None:
             low, high = self._offsets[number : number + 2].tolist()
+            self._guards[ROWS_FILE].span(low, high)
             batch = pa.ipc.read_record_batch(self._batches.slice(low, high - low), self._schema)
             _check(batch, min(BATCH_ROWS, self._count - number * BATCH_ROWS))
             if len(self._opened) >= _BATCHES_OPEN:
@@ -228,9 +252,20 @@ class RowFiles:
             self._opened[number] = batch
         return batch
 
-    def _times(self, blocks: int) -> NDArray[np.int64]:
+    def _check_blocks(self, blocks: Rows) -> None:
+        """Raise IndexDamagedError unless centres, boxes and times of blocks are as written."""
+        known = self._sound.take(blocks)
+        if np.count_nonzero(known) == len(known):
+            return
+        fresh = np.unique(blocks[~known])
+        for name, start, wide in self._of_rows:
+            self._guards[name].spans(start + wide * BLOCK_ROWS * fresh, wide * BLOCK_ROWS)
+        self._sound[fresh] = True
+
+    def _read_times(self, blocks: int) -> NDArray[np.int64]:
         count = self._count
         stored = np.frombuffer(self._map(TIMES_FILE, 8 * (count + 2 * blocks)), "<i8")
+        self._guards[TIMES_FILE].span(8 * count, stored.nbytes)
         least, largest = stored[count : count + blocks].min(), stored[count + blocks :].max()
         if least == largest:
             return np.broadcast_to(np.int64(least), (count,))
@@ -242,9 +277,12 @@ class RowFiles:
         with self._reading():
             if size < table + len(END_OF_STREAM):
                 raise ValueError("it is too short")
+            guard = self._guards[ROWS_FILE]
+            guard.span(size - table - len(END_OF_STREAM), size)
             ends = np.array(np.frombuffer(self._batches, "<u8", table // 8, size - table))
             if ends[-1] + len(END_OF_STREAM) + table != size or (ends[1:] <= ends[:-1]).any():
                 raise ValueError("its offsets are wrong")
+            guard.span(0, int(ends[0]))
             schema = pa.ipc.read_schema(self._batches.slice(0, int(ends[0])))
             if not schema.equals(self._schema):
                 raise ValueError("it has other columns")

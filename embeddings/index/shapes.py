@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from embeddings.errors import StoreFormatError
 from embeddings.index.base import Rows, Vectors
+from embeddings.index.sums import Guard
 
 AXES = 8
 AXES_VALUES = 2**24
@@ -77,12 +78,25 @@ def rank_of(lists: int, dim: int) -> int:
     return max(1, min(AXES, dim, AXES_VALUES // (lists * dim)))
 
 
+def tail_bytes(count: int, lists: int, dim: int) -> int:
+    """Return how much ``write`` puts at the end of a file."""
+    rank = rank_of(lists, dim)
+    values = sum(map(math.prod, _parts(lists, rank, dim)))
+    return _HOME.itemsize * count + 4 * values + _FOOT.size
+
+
+def _parts(lists: int, rank: int, dim: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the arrays: means, axes, what is left over, and how it lies."""
+    return [(lists, dim), (lists * rank, dim), (lists,), (dim, dim)]
+
+
 class Shapes:
     """The shapes of all lists, in memory, and the list of every row, mapped."""
 
-    def __init__(self, path: Path, sizes: Rows, dim: int) -> None:
+    def __init__(self, path: Path, sizes: Rows, dim: int, guard: Guard) -> None:
         """Read what ``write`` put at the end of a file. Raises StoreFormatError."""
         whole, lists = path.stat().st_size, len(sizes)
+        guard.span(whole - _FOOT.size, whole)
         with path.open("rb") as file:
             file.seek(max(0, whole - _FOOT.size))
             foot = file.read()
@@ -90,9 +104,11 @@ class Shapes:
         if told[0] != _MAGIC or (told[1], *told[3:]) != (lists, dim, sizes.sum()):
             raise StoreFormatError(f"{path} ends before it should. Build the index again.")
         rank, count = told[2], told[4]
-        shapes = [(lists, dim), (lists * rank, dim), (lists,), (dim, dim)]
+        shapes = _parts(lists, rank, dim)
         start = whole - _FOOT.size - 4 * sum(map(math.prod, shapes))
-        self._homes = np.memmap(path, _HOME, "r", start - _HOME.itemsize * count, (count,))
+        guard.span(start, whole)
+        self._guard, self._start = guard, start - _HOME.itemsize * count
+        self._homes = np.memmap(path, _HOME, "r", self._start, (count,))
         with path.open("rb") as file:
             file.seek(start)
             self._means, self._axes, self._rest, self._besides = (
@@ -113,6 +129,7 @@ class Shapes:
         return Outlook(middle, np.maximum(width, 1e-6), count)
 
     def _count(self, rows: Rows) -> Floats:
+        self._guard.span(self._start, self._start + self._homes.nbytes)
         step = max(1, len(rows) // COUNTED)
         found = np.bincount(self._homes[rows[::step]], minlength=len(self._sizes))
         return np.asarray(found * float(step))

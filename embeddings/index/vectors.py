@@ -11,6 +11,7 @@ import numpy as np
 from embeddings.errors import StoreFormatError
 from embeddings.index.base import Rows, Vectors
 from embeddings.index.scan import ScanIndex
+from embeddings.index.sums import Guard
 
 VALUE_BYTES = 2
 CACHED_ROWS = 1024
@@ -30,8 +31,11 @@ class VectorFile(ScanIndex):
     the system has ``madvise``); what the system keeps of it in its cache costs no other program.
     """
 
-    def __init__(self, path: Path, count: int, dim: int) -> None:
-        """Map ``path``. Raises StoreFormatError if its size is not that of the vectors."""
+    def __init__(self, path: Path, count: int, dim: int, guard: Guard | None = None) -> None:
+        """Map ``path``. Raises StoreFormatError if its size is not that of the vectors.
+
+        With a guard, what is read raises IndexDamagedError unless it is as it was written.
+        """
         there = path.stat().st_size
         if there != count * dim * VALUE_BYTES:
             raise StoreFormatError(
@@ -39,6 +43,8 @@ class VectorFile(ScanIndex):
                 f"{count * dim * VALUE_BYTES:,}. Build the index again."
             )
         self._values = np.memmap(path, np.float16, mode="r", shape=(count, dim))
+        self._guard = guard or Guard.trusting(path)
+        self._row_bytes = dim * VALUE_BYTES
         self._touched = 0
         self._lock = threading.Lock()
 
@@ -54,19 +60,21 @@ class VectorFile(ScanIndex):
 
     def block(self, start: int, stop: int) -> Vectors:
         """Return the vectors of neighbouring rows ``(stop - start, dim)``."""
+        self._guard.span(start * self._row_bytes, stop * self._row_bytes)
         block = np.empty((stop - start, self.dim), np.float32)
         for first in range(0, len(block), CACHED_ROWS):
             rows = slice(first, first + CACHED_ROWS)
             block[rows] = self._values[start:stop][rows]
             _lengthen(block[rows])
-        self._release((stop - start) * self.dim * VALUE_BYTES)
+        self._release((stop - start) * self._row_bytes)
         return block
 
     def take(self, rows: Rows) -> Vectors:
         """Return the vectors ``(m, dim)`` at row numbers ``(m,)``."""
+        self._guard.spans(rows * self._row_bytes, self._row_bytes)
         taken = self._values[rows].astype(np.float32)
         _lengthen(taken)
-        self._release(len(rows) * (_FAULT_BYTES + self.dim * VALUE_BYTES))
+        self._release(len(rows) * (_FAULT_BYTES + self._row_bytes))
         return taken
 
     def vector(self, position: int) -> Vectors:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.errors import CollectionChangedError, CollectionNotFoundError
+from embeddings.index.columns import Column
 from embeddings.index.rows import (
     BLOCK_ROWS,
     NO_TIME,
@@ -44,9 +45,9 @@ class ItemTable:
     """
 
     reader: Reader
-    lon: NDArray[np.float64]
-    lat: NDArray[np.float64]
-    time: NDArray[np.int64]
+    lon: NDArray[np.float64] | Column
+    lat: NDArray[np.float64] | Column
+    time: NDArray[np.int64] | Column
     boxes: NDArray[np.float64]
     _asked: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -165,7 +166,7 @@ class ItemTable:
 
     def at_time(self, time: TimeRange, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         """Whether these rows (None: all) have a time in a closed range; no time is in none."""
-        times = self.time if rows is None else self.time[rows]
+        times = self.time[:] if rows is None else self.time[rows]
         inside = times != NO_TIME
         if time.start is not None:
             inside &= times >= _microseconds(time.start)

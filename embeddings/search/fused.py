@@ -141,14 +141,15 @@ class Fused(Searchable):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many rows have no partner."""
+        """What is known of each collection, and how many rows have no partner."""
+        told = tuple(note for each in self.held for note in each.loaded.notes)
         lost = {
             each.collection.id: each.loaded.index.count - self.joined.count for each in self.held
         }
         texts = [f"{count:,} of '{name}'" for name, count in lost.items() if count]
         if not texts:
-            return ()
-        return (f"Rows without a partner in the other collections: {', '.join(texts)}.",)
+            return told
+        return (*told, f"Rows without a partner in the other collections: {', '.join(texts)}.")
 
     def direct(self, at: LonLat | None, positive: Examples, negative: Examples) -> Directed:
         """Look the examples up in each collection, and put the directions end to end."""

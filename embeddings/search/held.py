@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embeddings.errors import OutsideCoverageError
+from embeddings.index.files import MANIFEST_FILE
+from embeddings.index.sums import IndexDamagedError
 from embeddings.search.loaded import Loaded, load, state_of
 from embeddings.store import Collection, Store
 from embeddings.store.layout import COLLECTION_FILE
@@ -28,7 +30,9 @@ class Held:
 class HeldCollections:
     """Opens collections and keeps them while their files stand. Thread-safe.
 
-    ``gone`` is told the id of a collection whose rows, as they were, are no longer kept.
+    An index in which a search finds damage is let go of: the search ends with IndexDamagedError,
+    and whoever then asks for the collection gets it without that index, until another stands in
+    its place. ``gone`` is told the id of a collection whose rows, as they were, are no longer kept.
     """
 
     def __init__(self, store: Store, gone: Callable[[str], None]) -> None:
@@ -36,6 +40,8 @@ class HeldCollections:
         self._gone = gone
         self._known: dict[str, tuple[Mark | None, Collection]] = {}
         self._loaded: dict[str, Loaded] = {}
+        self._damaged: dict[str, dict[Path, tuple[Mark | None, str]]] = {}
+        """By collection, the indexes not to be opened: which they are, and why."""
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
 
@@ -56,12 +62,25 @@ class HeldCollections:
         # Others wait only for the collection that they search themselves.
         with lock:
             known = self._loaded.get(name)
-            state = state_of(collection)
-            if known is None or known.state != state:
+            refused = self._refused(name, known.damage if known else None)
+            state = state_of(collection, refused)
+            if known is None or known.state != state or known.damage:
                 self._gone(name)
-                known = load(collection, state)
+                known = load(collection, state, refused)
                 self._loaded[name] = known
         return Held(collection, known)
+
+    def _refused(self, name: str, damage: IndexDamagedError | None) -> dict[Path, str]:
+        """Return the indexes of a collection that are not to be opened, and why."""
+        damaged = self._damaged.setdefault(name, {})
+        if damage is not None:
+            damaged[damage.folder] = (_mark(damage.folder, MANIFEST_FILE), str(damage))
+        # Once another index has the name of one that was damaged, it may be opened.
+        return {
+            folder: reason
+            for folder, (mark, reason) in damaged.items()
+            if mark is not None and mark == _mark(folder, MANIFEST_FILE)
+        }
 
     def _present(self, name: str) -> Collection:
         """Return what ``collection.json`` says, which is read only if it was written since."""
@@ -85,9 +104,9 @@ class HeldCollections:
             self._gone(name)
 
 
-def _mark(folder: Path) -> Mark | None:
+def _mark(folder: Path, file: str = COLLECTION_FILE) -> Mark | None:
     try:
-        found = (folder / COLLECTION_FILE).stat()
+        found = (folder / file).stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

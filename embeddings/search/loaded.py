@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ from embeddings.errors import InputError
 from embeddings.index.base import Index
 from embeddings.index.exact import ExactIndex
 from embeddings.index.files import finished_folders
-from embeddings.index.open import examine_index
+from embeddings.index.open import NONE_REFUSED, examine_index
 from embeddings.index.rows import IndexedReader
+from embeddings.index.sums import IndexDamagedError, Sums
 from embeddings.query.calibration import Scale
 from embeddings.query.examples import Background, background
 from embeddings.query.items import ItemTable, check_unchanged
@@ -32,12 +34,22 @@ MOST_ROWS_HELD = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """One state of a collection, ready to be searched."""
+    """One state of a collection, ready to be searched.
+
+    ``sums`` checks the files of its index, None without one; ``notes`` say why there is none.
+    """
 
     state: str
     reader: Reader
     index: Index
     items: ItemTable
+    sums: Sums | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def damage(self) -> IndexDamagedError | None:
+        """The damage that a search has found in the index, which is not to be used any more."""
+        return None if self.sums is None else self.sums.damage
 
     @cached_property
     def table(self) -> pa.Table | None:
@@ -103,34 +115,44 @@ class Loaded:
         return Background.of(self.sample)
 
 
-def state_of(collection: Collection) -> str:
-    """Return what changes with the rows, and with a new index of them."""
-    return f"{collection.state} {[folder.name for folder in finished_folders(collection)]}"
+def state_of(collection: Collection, refused: Mapping[Path, str] = NONE_REFUSED) -> str:
+    """Return what changes with the rows, and with a new index of them or one no longer used."""
+    folders = finished_folders(collection)
+    return f"{collection.state} {[each.name for each in folders if each not in refused]}"
 
 
-def load(collection: Collection, state: str) -> Loaded:
-    """Open a collection's index, or make one in memory.
+def load(collection: Collection, state: str, refused: Mapping[Path, str] = NONE_REFUSED) -> Loaded:
+    """Open a collection's index, or make one in memory; ``refused`` are those not to be opened.
 
     Raises InputError if it is too large for that, CollectionChangedError if it is replaced
     meanwhile.
     """
-    opened = examine_index(collection)
+    opened = examine_index(collection, refused)
     if opened.index is not None and opened.rows is not None:
         reader = IndexedReader(collection, opened.rows)
-        return Loaded(state, reader, opened.index, ItemTable.of_index(reader, opened.rows))
+        items = ItemTable.of_index(reader, opened.rows)
+        return Loaded(state, reader, opened.index, items, opened.sums)
+    notes: tuple[str, ...] = ()
+    if finished_folders(collection):
+        notes = (
+            f"The index of '{collection.id}' cannot be used: {opened.reason} Until then its rows "
+            f"are compared one by one. Run: terrakin index --collection {collection.id}",
+        )
     plain = Reader(collection)
-    loaded = Loaded(state, plain, _in_memory(collection, plain), ItemTable.load(plain))
+    index = _in_memory(collection, plain, opened.reason)
+    loaded = Loaded(state, plain, index, ItemTable.load(plain), notes=notes)
     _ = loaded.table
     check_unchanged(collection)
     return loaded
 
 
-def _in_memory(collection: Collection, reader: Reader) -> ExactIndex:
+def _in_memory(collection: Collection, reader: Reader, reason: str) -> ExactIndex:
     spec = collection.spec
     if 4 * spec.dim * collection.count > IN_MEMORY_BYTES:
         raise InputError(
             f"Collection '{collection.id}' is too large to be compared in memory and has no index "
-            f"of its present rows. Run 'terrakin index --collection {collection.id}' first."
+            f"of its present rows that can be used. {reason} Run 'terrakin index --collection "
+            f"{collection.id}' first."
         )
     offset = np.asarray(spec.centre, dtype=np.float32) if spec.centre is not None else None
 

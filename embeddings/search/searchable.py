@@ -146,8 +146,8 @@ class OneCollection(Searchable):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
+        """Why the collection's index is not used, if it is not."""
+        return self.held.loaded.notes
 
     def direct(self, at: LonLat | None, positive: Examples, negative: Examples) -> Directed:
         """Look examples up and make one direction of them; see Searchable."""

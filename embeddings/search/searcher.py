@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embeddings.errors import CollectionChangedError
 from embeddings.query.calibration import Precision, PrecisionCurve
-from embeddings.search.fused import FusedCollections, Weighted
+from embeddings.search.fused import MOST_COLLECTIONS, FusedCollections, Weighted
 from embeddings.search.held import HeldCollections
 from embeddings.search.pages import Answer, Answers, digest
 from embeddings.search.query import SearchQuery
@@ -109,13 +109,14 @@ class Searcher:
     def _answer(
         self, open_: Callable[[], Searchable], name: str, query: SearchQuery
     ) -> SearchResult:
-        """Answer; once more where rows were replaced while they were read."""
-        try:
-            return self._once(open_, name, query)
-        except CollectionChangedError:
-            if query.state is not None:
-                raise
-            return self._once(open_, name, query)
+        """Answer; anew where rows were replaced while they were read, or an index is damaged."""
+        for _ in range(MOST_COLLECTIONS):
+            try:
+                return self._once(open_, name, query)
+            except CollectionChangedError:
+                if query.state is not None:
+                    raise
+        return self._once(open_, name, query)
 
     def _once(self, open_: Callable[[], Searchable], name: str, query: SearchQuery) -> SearchResult:
         clock = Clock()

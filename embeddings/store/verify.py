@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from embeddings import codec, encoders
 from embeddings.errors import StoreFormatError
+from embeddings.index.open import index_problems
 from embeddings.store.collection import Collection, Part
 from embeddings.store.layout import DENSE_FOLDER
 from embeddings.store.schema import arrow_schema, embedding_matrix, read_footer_spec
@@ -20,7 +21,7 @@ from embeddings.store.schema import arrow_schema, embedding_matrix, read_footer_
 def verify(
     collection: Collection, progress: Callable[[int, int], None] = lambda *_: None
 ) -> list[str]:
-    """Read every part and every dense tile; return what is wrong, in words, empty if nothing is.
+    """Read every part, every dense tile and the index; return what is wrong, in words.
 
     ``progress`` is called with the parts done and their number.
     """
@@ -33,6 +34,7 @@ def verify(
             problems.append(f"{part.file}: cannot be read ({str(error).splitlines()[0]})")
         progress(done, len(collection.parts))
     problems += _check_dense(collection)
+    problems += index_problems(collection)
     problems += [
         f"scene '{scene.id}' is not finished: run its embed command again"
         for scene in collection.scenes

@@ -32,8 +32,9 @@ from embeddings.errors import (
 from embeddings.index import files, lists
 from embeddings.index.build import build_index
 from embeddings.index.ivf import IvfIndex
-from embeddings.index.open import examine_index, open_index
+from embeddings.index.open import examine_index, index_problems, open_index
 from embeddings.index.rows import ROW_FILES
+from embeddings.index.sums import SUMS_FILE, IndexDamagedError
 from embeddings.index.vectors import VectorFile
 from embeddings.store.collection import Collection
 from tests.embeddings.index_data import clustered, spec_of, write_collection
@@ -99,7 +100,7 @@ def test_an_index_holds_the_vectors_of_all_parts_in_their_order(built: Collectio
     assert np.abs(index.vectors(np.arange(COUNT)) - true).max() < 1e-3
     assert np.abs(index.vector(4321) - true[4321]).max() < 1e-3
     assert {path.name for path in folder_of(built).iterdir()} == {
-        *(files.MANIFEST_FILE, files.VECTORS_FILE, lists.LISTS_FILE, *ROW_FILES)
+        *(files.MANIFEST_FILE, SUMS_FILE, files.VECTORS_FILE, lists.LISTS_FILE, *ROW_FILES)
     }
 
 
@@ -154,7 +155,7 @@ def test_progress_grows_and_nothing_is_printed(
     assert {total for _, total, _ in told} == {1000}
     assert {"Joining the lists", "Fitting 64 lists"} <= {text for _, _, text in told}
     assert report.kind == "ivf"
-    assert set(report.seconds) == {"vectors", "rows", "train", "lists", "measure"}
+    assert set(report.seconds) == {"vectors", "rows", "train", "lists", "measure", "sums"}
     there = {path.name: path.stat().st_size for path in folder_of(plain).iterdir()}
     assert report.bytes == sum(there.values()) - there[files.MANIFEST_FILE]
 
@@ -279,7 +280,7 @@ def test_a_collection_without_an_index_says_so(plain: Collection) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data.update(format_version=1), "of version 1; this release reads 2"),
+        (lambda data: data.update(format_version=2), "of version 2; this release reads 3"),
         (lambda data: data.update(format="other"), "it is other"),
         (lambda data: data.update(kind="hnsw"), "kind hnsw is not known"),
         (lambda data: data.update(count=5), "belongs to another collection"),
@@ -298,9 +299,13 @@ def test_a_manifest_that_is_not_ours_opens_nothing(
     path = folder_of(built) / files.MANIFEST_FILE
     data = json.loads(path.read_text(encoding="utf-8"))
     change(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    opened = examine_index(built)
-    assert opened.index is None
+    for told in ("its hash is that of another text", reason):
+        path.write_text(json.dumps(data), encoding="utf-8")
+        opened = examine_index(built)
+        assert opened.index is None
+        assert told in opened.reason or reason in opened.reason
+        data.pop("sha256")
+        data["sha256"] = files._digest(data)
     assert reason in opened.reason
 
 
@@ -313,10 +318,10 @@ def test_a_damaged_manifest_opens_nothing(built: Collection, content: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "name", [files.VECTORS_FILE, lists.LISTS_FILE, *ROW_FILES, files.MANIFEST_FILE]
+    "name", [files.VECTORS_FILE, lists.LISTS_FILE, *ROW_FILES, files.MANIFEST_FILE, SUMS_FILE]
 )
 @pytest.mark.parametrize("damage", ["gone", "empty", "shorter", "longer", "head", "tail"])
-def test_damaged_files_open_nothing(built: Collection, name: str, damage: str) -> None:
+def test_damaged_files_open_nothing_or_are_told(built: Collection, name: str, damage: str) -> None:
     path = folder_of(built) / name
     content = path.read_bytes()
     changed = {
@@ -330,21 +335,28 @@ def test_damaged_files_open_nothing(built: Collection, name: str, damage: str) -
         path.unlink()
     else:
         path.write_bytes(changed[damage])
+    assert "uild the index again" in " ".join(index_problems(built))
     opened = examine_index(built)
-    assert opened.index is None
-    assert "uild the index again" in opened.reason
-    if damage == "tail":
+    if damage in ("head", "tail") and opened.sums is not None:
+        with pytest.raises(IndexDamagedError, match=f"{name} is damaged"):
+            opened.sums.check()
+    else:
+        assert opened.index is None
+        assert "uild the index again" in opened.reason
+    if damage == "tail" and name in (files.MANIFEST_FILE, files.VECTORS_FILE):
         build_index(built, ivf_rows=1)
         assert open_index(built) is not None
+        assert index_problems(built) == []
 
 
 def test_lists_of_another_index_are_refused(built: Collection) -> None:
     """Even where the marks agree: the lists themselves say how many rows they hold."""
+    plan = lists.Plan.of(COUNT, DIM)
     with pytest.raises(StoreFormatError, match="another index"):
-        lists.Lists(folder_of(built), COUNT + 1, DIM)
+        lists.Lists(folder_of(built), COUNT + 1, plan)
     (folder_of(built) / lists.LISTS_FILE).write_bytes(b"IxF2 nothing of the kind")
     with pytest.raises(StoreFormatError, match="cannot be read"):
-        lists.Lists(folder_of(built), COUNT, DIM)
+        lists.Lists(folder_of(built), COUNT, plan)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.errors import CancelledError, StorageFullError, StoreError, StoreFormatError
+from embeddings.errors import (
+    CancelledError,
+    CollectionChangedError,
+    StorageFullError,
+    StoreError,
+    StoreFormatError,
+)
 from embeddings.index import files
 from embeddings.index.build import build_index
 from embeddings.index.ids import ids_bytes
@@ -30,6 +36,7 @@ from embeddings.index.rows import (
     ROWS_FILE,
     RowFiles,
 )
+from embeddings.index.sums import SUMS_FILE
 from embeddings.query.examples import Examples
 from embeddings.query.items import ItemTable
 from embeddings.search import Searcher, SearchQuery
@@ -206,23 +213,25 @@ def test_the_space_for_rows_is_asked_for(
 
 
 def test_an_index_of_an_older_release_is_ignored_and_swept(built: Collection) -> None:
-    """One with vectors alone, as version 1 was; and one that version 1 had begun."""
+    """One without checksums, as version 2 was; and one that version 2 had begun."""
     old = folder_of(built)
     path = old / files.MANIFEST_FILE
     data = json.loads(path.read_text(encoding="utf-8"))
-    for name in ROW_FILES:
-        (old / name).unlink()
-        del data["files"][name]
-    path.write_text(json.dumps({**data, "format_version": 1}), encoding="utf-8")
-    begun = old.parent / f"{files.BUILDING}{files.key_of(built)}-v1"
+    (old / SUMS_FILE).unlink()
+    del data["sums"], data["sha256"]
+    path.write_text(json.dumps({**data, "format_version": 2}), encoding="utf-8")
+    begun = old.parent / f"{files.BUILDING}{files.key_of(built)}-v2"
     begun.mkdir()
     opened = examine_index(built)
     assert (opened.index, opened.rows) == (None, None)
-    assert "of version 1; this release reads 2" in opened.reason
-    assert load(built, "").table is not None
+    assert "of version 2; this release reads 3" in opened.reason
+    loaded = load(built, "")
+    assert loaded.table is not None
+    assert "of version 2; this release reads 3" in loaded.notes[0]
     build_index(built)
     assert [each.name for each in old.parent.iterdir() if each.is_dir()] == [folder_of(built).name]
     assert load(built, "").table is None
+    assert load(built, "").notes == ()
 
 
 @pytest.mark.parametrize(
@@ -260,14 +269,14 @@ def test_files_of_another_count_are_refused(built: Collection, name: str) -> Non
 def test_a_batch_that_cannot_be_read_is_told(built: Collection, damage: str) -> None:
     path = folder_of(built) / ROWS_FILE
     content = bytearray(path.read_bytes())
-    table = len(content) - 8 * 4
-    start, second, third, end = np.frombuffer(content[table:], "<u8").tolist()
+    table = len(content) - 8 * (-(-COUNT // BATCH_ROWS) + 1)
+    start, *_, second, third, end = np.frombuffer(content[table:], "<u8").tolist()
     if damage == "head":
         content[start : start + 64] = bytes(64)
     elif damage == "swapped":
         # The last batch, which is shorter, in the place of the one before.
         content[second:end] = content[third:end] + content[second:third]
-        content[table + 16 : table + 24] = np.array(second + end - third, "<u8").tobytes()
+        content[-16:-8] = np.array(second + end - third, "<u8").tobytes()
     else:
         ends = np.cumsum([0, *(len(each.encode()) for each in SPECIAL)])
         place = content.index(ends.astype("<i4").tobytes(), start)
@@ -276,7 +285,7 @@ def test_a_batch_that_cannot_be_read_is_told(built: Collection, damage: str) -> 
     path.write_bytes(content)
     rows = RowFiles(folder_of(built), built.spec, COUNT)
     with pytest.raises(StoreFormatError, match="Build the index again"):
-        rows.rows([BATCH_ROWS + 5 if damage == "swapped" else 5])
+        rows.rows([COUNT - BATCH_ROWS if damage == "swapped" else 5])
     if damage != "swapped":
         assert rows.rows([COUNT - 1]).num_rows == 1
 
@@ -306,7 +315,7 @@ def test_what_was_opened_answers_though_its_files_are_gone(built: Collection, wh
         assert len(opened.items.meeting("lon > 0")) > 1000
     else:
         # The Parquet files are read for that, and are not those of the index.
-        with pytest.raises(StoreFormatError):
+        with pytest.raises((CollectionChangedError, StoreFormatError)):
             opened.items.meeting("lon > 0")
     if what == "replaced":
         assert examine_index(built).index is None
@@ -332,7 +341,7 @@ def test_rows_of_another_state_are_never_taken_for_these(
         lambda: opened.find(["s_1_3"]),
         lambda: opened.items.meeting("lon > 0"),
     ):
-        with pytest.raises(StoreFormatError, match="Try again"):
+        with pytest.raises(CollectionChangedError, match="Try again"):
             ask()
 
 
@@ -348,7 +357,7 @@ def test_a_collection_replaced_while_it_is_opened_is_told(
         return read(reader)
 
     monkeypatch.setattr(ItemTable, "load", replacing)
-    with pytest.raises(StoreFormatError, match="Try again"):
+    with pytest.raises(CollectionChangedError, match="Try again"):
         load(copy, "")
 
 

@@ -14,6 +14,7 @@ import embeddings.indexing
 from embed_server.cli import terrakin as command
 from embeddings.errors import StoreNotWritableError
 from embeddings.index.build import build_index
+from embeddings.index.files import MANIFEST_FILE
 from embeddings.index.open import open_index
 from embeddings.indexing import Indexed, index_advice, index_collection
 from embeddings.store import Collection, Store
@@ -72,7 +73,11 @@ def test_a_large_collection_without_an_index_of_its_rows_is_told(
     assert advice is not None
     assert f"has {made.count:,} rows" in advice
     assert f'terrakin index --store "{made.path.parent}" --collection land' in advice
-    build_index(made)
+    report = build_index(made)
+    assert index_advice(made) is None
+    (report.folder / MANIFEST_FILE).write_text('{"format": "terrakin-index", "format_version": 2}')
+    assert index_advice(made) == advice
+    assert index_collection(made.path.parent, "land").rows == made.count
     assert index_advice(made) is None
 
 

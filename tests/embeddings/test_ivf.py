@@ -18,7 +18,7 @@ from embeddings.index.build import build_index
 from embeddings.index.curve import RecallCurve
 from embeddings.index.exact import ExactIndex
 from embeddings.index.ivf import IvfIndex
-from embeddings.index.lists import LISTS_FILE, Lists
+from embeddings.index.lists import LISTS_FILE, Lists, Plan
 from embeddings.index.open import open_index
 from embeddings.index.scan import unit
 from embeddings.index.shapes import upper_tail
@@ -402,8 +402,9 @@ def test_the_tail_of_the_normal_distribution() -> None:
 
 def test_lists_without_their_shapes_are_refused(collection: Collection, tmp_path: Path) -> None:
     [whole] = collection.path.glob(f"index/*/{LISTS_FILE}")
-    Lists(whole.parent, COUNT, DIM)
+    plan = Plan.of(COUNT, DIM)
+    Lists(whole.parent, COUNT, plan)
     for left in (1, 100, whole.stat().st_size // 2):
         (tmp_path / LISTS_FILE).write_bytes(whole.read_bytes()[:-left])
         with pytest.raises(StoreFormatError, match="Build"):
-            Lists(tmp_path, COUNT, DIM)
+            Lists(tmp_path, COUNT, plan)

@@ -191,11 +191,11 @@ def test_one_collection_does_not_wait_for_another(
     began, go_on = threading.Event(), threading.Event()
     real = held_module.load
 
-    def load(collection: Collection, state: str) -> Any:
+    def load(collection: Collection, state: str, refused: Any) -> Any:
         if collection.id == "slow":
             began.set()
             assert go_on.wait(60)
-        return real(collection, state)
+        return real(collection, state, refused)
 
     monkeypatch.setattr(held_module, "load", load)
     with ThreadPoolExecutor(2) as pool:
