@@ -1,4 +1,4 @@
-"""Who and what is let in, decided before any route: Host, token, interface version, body size.
+"""Who and what is let in, decided before any route: Host, token, interface version, body.
 
 The server trusts nothing but its token. The Host check stops web pages whose name was made to
 resolve to 127.0.0.1 (DNS rebinding); there are no CORS headers, so no other page can read an
@@ -7,6 +7,7 @@ answer.
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from embed_server.errors import (
     ApiVersionError,
     BadHostError,
+    InvalidRequestError,
     RequestTooLargeError,
     ServerError,
     UnauthorizedError,
@@ -28,6 +30,10 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 VERSION_HEADER = "Terrakin-Api-Version"
 OPEN_PATH = "/health"
 HTTP_PORT = 80
+_WHOLE_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?!u[dD][89a-fA-F]).)", re.DOTALL
+)
+"""What a backslash may begin in JSON: a pair of surrogates, or anything but one surrogate."""
 
 
 def problem_response(error: BaseException) -> JSONResponse:
@@ -60,6 +66,7 @@ class Guard:
                 check_token(headers, self._token)
                 check_version(headers)
             body = await read_body(headers, receive, self._max_body_bytes)
+            check_text(body or b"")
         except ServerError as error:
             await problem_response(error)(scope, receive, send)
             return
@@ -126,6 +133,28 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes
             raise _too_large(f"more than {max_bytes:,}", max_bytes)
         more = message.get("more_body", False)
     return bytes(body)
+
+
+def check_text(body: bytes) -> None:
+    """Raise InvalidRequestError if JSON in ``body`` would hold what cannot be written again.
+
+    That is one surrogate without the other, escaped (``"\\ud800"``) or as bytes: Python reads it
+    as a character, and an answer that repeats it cannot be encoded.
+    """
+    try:
+        # Python's reader takes what has zero bytes for UTF-16 or UTF-32, and surrogates in them.
+        readable = "\0" not in body.decode()
+    except UnicodeDecodeError:
+        readable = False
+    if not readable:
+        raise InvalidRequestError("The body of the request is not text in UTF-8. Send JSON so.")
+    suspect = b"\\ud" in body or b"\\uD" in body
+    if suspect and b"\\" in _WHOLE_ESCAPE.sub(b"", body):
+        raise InvalidRequestError(
+            "The body of the request holds half of a character: one surrogate, \\ud800 to "
+            "\\udfff, without the other. Send whole characters, in UTF-8 or as pairs such as "
+            "\\ud83d\\ude00."
+        )
 
 
 def _too_large(size: str, max_bytes: int) -> RequestTooLargeError:

@@ -16,7 +16,6 @@ from embed_server.search_models import (
     FusedSearchRequest,
     NextPage,
     SearchRequest,
-    SqlAnswer,
     SqlRequest,
 )
 from embed_server.search_request import next_page, search_query, weighted
@@ -147,17 +146,14 @@ class Service:
         links = [] if body is None else [NextPage(href=href, body=body).model_dump()]
         return {**result_geojson(result, notes), "links": links}
 
-    def sql(self, request: SqlRequest) -> SqlAnswer:
-        """Answer one SELECT. Raises InputError or TooManyQueriesError."""
+    def sql(self, request: SqlRequest) -> bytes:
+        """Answer one SELECT with a ``SqlAnswer`` as JSON, which the query's process has made.
+
+        Raises InputError or TooManyQueriesError.
+        """
         with self.sql_turns.turn():
             limits = SqlLimits(request.limit, request.timeout_s)
-            result = run_sql(self._store, request.query, limits)
-        return SqlAnswer(
-            columns=result.columns,
-            rows=result.rows,
-            truncated=result.truncated,
-            seconds=result.seconds,
-        )
+            return run_sql(self._store, request.query, limits).json
 
     def processes(self) -> models.Processes:
         """List what can run as a job."""

@@ -35,7 +35,7 @@ def sql(query: str, store: Path, limit: int, timeout: float, as_csv: bool, as_js
     Example:
       terrakin sql --store ~/embeddings "SELECT id, lon, lat FROM carolina LIMIT 10"
     """
-    from embeddings.store.sql import SqlLimits, plain, run_sql
+    from embeddings.store.sql import SqlLimits, run_sql
 
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -52,7 +52,7 @@ def sql(query: str, store: Path, limit: int, timeout: float, as_csv: bool, as_js
         "truncated": result.truncated,
         "seconds": round(result.seconds, 3),
     }
-    show(plain(data), _aligned([result.columns, *result.rows]), as_json=as_json)
+    show(data, _aligned([result.columns, *result.rows]), as_json=as_json)
 
 
 def _aligned(rows: list[list[Any]]) -> list[str]:

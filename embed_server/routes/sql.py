@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from embed_server.routes.state import TheService
 from embed_server.search_models import SqlAnswer, SqlRequest
@@ -10,7 +11,7 @@ from embed_server.search_models import SqlAnswer, SqlRequest
 router = APIRouter(tags=["sql"])
 
 
-@router.post("/sql")
-def sql(request: SqlRequest, service: TheService) -> SqlAnswer:
+@router.post("/sql", response_model=SqlAnswer)
+def sql(request: SqlRequest, service: TheService) -> Response:
     """Answer one SELECT, within limits of rows and time."""
-    return service.sql(request)
+    return Response(service.sql(request), media_type="application/json")

@@ -40,6 +40,7 @@ from embeddings.sources.reading import Reading, SceneFile
 from embeddings.sources.scenes import MosaicRef, find_scenes
 from embeddings.spec import GSD_TOLERANCE, ChipLayout, Preprocessing, parse_size
 from embeddings.store import Collection
+from embeddings.store.layout import ENCODER_STEM
 
 BYTE_MAX = 255
 
@@ -82,6 +83,12 @@ def image_encoder(collection: Collection, weights: Path | None = None) -> Encode
     ExtraMissingError if the libraries that run it are not installed.
     """
     _preprocessing(collection)
+    if not (collection.path / f"{ENCODER_STEM}.json").exists():
+        raise InputError(
+            f"Collection '{collection.id}' came without the encoder that made its vectors, so an "
+            "image cannot be the example. Give a place, an id or a vector, or make the collection "
+            "anew with 'terrakin embed raster'."
+        )
     return stored_encoder(collection, weights)
 
 

@@ -96,7 +96,7 @@ class Area:
         # The index of a prepared shape is made at its first use, which must not be in threads.
         inner = shapely.point_on_surface(shape)
         shapely.contains_xy(shape, inner.x, inner.y)
-        return cls(_bounds(polygons, to_degrees), polygons)
+        return cls(_bounds(path, polygons, to_degrees), polygons)
 
     @property
     def outline(self) -> Any:
@@ -134,7 +134,9 @@ def _read(path: Path) -> tuple[Any, str]:
         raise SourceError(f"'{path}' is not a vector file that GDAL reads: {error}.") from error
     if meta["crs"] is None:
         raise SourceError(f"'{path}' has no CRS. Assign one first, for example with ogr2ogr.")
-    shapes = shapely.make_valid(shapely.force_2d(shapely.from_wkb(wkb)))
+    # The default method takes what overlaps twice away, and minutes for some hundred crossings.
+    shapes = shapely.force_2d(shapely.from_wkb(wkb))
+    shapes = shapely.make_valid(shapes, method="structure", keep_collapsed=False)
     shapes = shapes[shapely.area(shapes) > 0]
     if not len(shapes):
         raise SourceError(f"'{path}' holds no polygon. Give the polygons of the area.")
@@ -165,12 +167,20 @@ def _check_reach(path: Path, polygons: Polygons, to_degrees: pyproj.Transformer)
         )
 
 
-def _bounds(polygons: Polygons, to_degrees: pyproj.Transformer) -> Bounds:
-    """Return a box in degrees that holds the polygons, the whole Earth if that is not sure."""
+def _bounds(path: Path, polygons: Polygons, to_degrees: pyproj.Transformer) -> Bounds:
+    """Return a box in degrees that holds the polygons, the whole Earth if that is not sure.
+
+    Raises SourceError if no place can lie in them.
+    """
     cut = shapely.segmentize(polygons.shape, _extent(polygons.shape) / STEPS)
     lon, lat = to_degrees.transform(*shapely.get_coordinates(cut).T)
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return Bounds(-180.0, -90.0, 180.0, 90.0)
+    if lat.min() > 90.0 or lat.max() < -90.0:
+        raise SourceError(
+            f"'{path}' has its polygons at latitude {lat.min():g} to {lat.max():g}, where no place "
+            "is. Are x and y swapped, or are the coordinates not in degrees but in another CRS?"
+        )
     # Between two vertices an edge may bulge a little.
     margin = 0.01 + 0.01 * float(np.ptp(lat))
     south, north = max(-90.0, lat.min() - margin), min(90.0, lat.max() + margin)

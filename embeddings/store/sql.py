@@ -7,22 +7,16 @@ database sees the parts of the collections and no other file, and cannot be told
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
 import json
-import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from embeddings.errors import InputError, StoreError, StoreFormatError
 from embeddings.store.collection import Collection
@@ -41,7 +35,10 @@ REFUSED = 3
 
 @dataclass(frozen=True, slots=True)
 class SqlLimits:
-    """How much a query may take. ``memory_mb`` is DuckDB's own limit. Raises InputError."""
+    """How much a query may take. Raises InputError.
+
+    ``memory_mb`` is DuckDB's own limit, ``answer_mb`` that of the columns and rows as JSON.
+    """
 
     rows: int = 1_000
     seconds: float = 30.0
@@ -61,22 +58,34 @@ class SqlLimits:
 
 @dataclass(frozen=True)
 class SqlResult:
-    """The first rows of an answer; ``truncated`` says whether there were more."""
+    """The first rows of an answer, as the query's process wrote them."""
 
-    table: pa.Table
-    truncated: bool
-    seconds: float
+    json: bytes
+    """An object with what the properties return."""
 
     @cached_property
+    def _read(self) -> dict[str, Any]:
+        return dict(json.loads(self.json))
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns; two may be equal."""
-        return list(self.table.column_names)
+        return list(self._read["columns"])
 
-    @cached_property
+    @property
     def rows(self) -> list[list[Any]]:
         """Rows as JSON holds them: times as ISO 8601, bytes as base64, what is not finite null."""
-        columns = [map(plain, column.to_pylist()) for column in self.table.columns]
-        return [list(row) for row in zip(*columns, strict=True)]
+        return list(self._read["rows"])
+
+    @property
+    def truncated(self) -> bool:
+        """Whether there were more rows."""
+        return bool(self._read["truncated"])
+
+    @property
+    def seconds(self) -> float:
+        """From the question until the answer was made."""
+        return float(self._read["seconds"])
 
 
 def run_sql(store: Store, text: str, limits: SqlLimits | None = None) -> SqlResult:
@@ -87,17 +96,17 @@ def run_sql(store: Store, text: str, limits: SqlLimits | None = None) -> SqlResu
     limits = limits or SqlLimits()
     if len(text) > MAX_LENGTH:
         raise InputError(f"The query has {len(text):,} characters; it may have {MAX_LENGTH:,}.")
-    start = time.perf_counter()
+    # The clock that all processes share.
+    started = time.monotonic()
     collections = list(_readable(store))
     task = {
         "text": text,
         "views": {each.id: view(each) for each in collections},
         "files": [file for each in collections for file in _files(each)],
         "limits": asdict(limits),
+        "started": started,
     }
-    table = _in_a_child(task, limits)
-    truncated = (table.schema.metadata or {}).get(b"truncated") == b"yes"
-    return SqlResult(table.replace_schema_metadata(None), truncated, time.perf_counter() - start)
+    return SqlResult(_in_a_child(task, limits))
 
 
 def view(collection: Collection) -> str:
@@ -120,29 +129,6 @@ def _files(collection: Collection) -> list[str]:
     return [path.resolve().as_posix() for path in collection.part_paths]
 
 
-def plain(value: Any) -> Any:
-    """Return a value of an answer as JSON holds it."""
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return _text_or_number(value)
-
-
-def _text_or_number(value: Any) -> Any:
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, bytes | memoryview):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return str(value)
-
-
 def _readable(store: Store) -> Iterable[Collection]:
     """Yield the collections that have rows and can be read; the others have no view."""
     for name in [*store.names(), *store.shipped()]:
@@ -154,12 +140,13 @@ def _readable(store: Store) -> Iterable[Collection]:
             yield collection
 
 
-def _in_a_child(task: dict[str, Any], limits: SqlLimits) -> pa.Table:
+def _in_a_child(task: dict[str, Any], limits: SqlLimits) -> bytes:
     package = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "embeddings.store.sql_child"],
+            # -P: a file json.py of the folder that the server runs in is not Python's json.
+            [sys.executable, "-P", "-m", "embeddings.store.sql_child"],
             input=json.dumps(task).encode(),
             capture_output=True,
             timeout=limits.seconds + 2 * GRACE_SECONDS,
@@ -178,7 +165,7 @@ def _in_a_child(task: dict[str, Any], limits: SqlLimits) -> pa.Table:
             f"The query's process ended with code {done.returncode}, most likely for lack of "
             f"memory ({limits.memory_mb:,} MB are allowed). Ask for fewer rows or columns."
         )
-    return pa.ipc.open_stream(done.stdout).read_all()
+    return done.stdout
 
 
 def _last_line(text: bytes) -> str:

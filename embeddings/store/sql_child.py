@@ -1,4 +1,4 @@
-"""The process of one SQL query: a task as JSON in, an Arrow stream or an error as JSON out."""
+"""The process of one SQL query: a task as JSON in, the answer or an error as JSON out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
-import pyarrow as pa
+import orjson
 
 from embeddings.errors import InputError, TerrakinError
 from embeddings.store.reader import Sandbox
 from embeddings.store.sql import GRACE_SECONDS, REFUSED, too_long
+from embeddings.store.sql_answer import encoded
 
 BATCH_ROWS = 1_024
 MEGABYTE = 2**20
@@ -31,11 +33,7 @@ def main() -> None:
     _limit_memory(limits["memory_mb"])
     _end_after(limits["seconds"] + GRACE_SECONDS, too_long(limits["seconds"]))
     try:
-        sink = pa.BufferOutputStream()
-        table = _answer(task, limits)
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        code, answer = 0, sink.getvalue().to_pybytes()
+        code, answer = 0, _answer(task, limits)
     except TerrakinError as error:
         code, answer = REFUSED, _message(str(error))
     except MemoryError:
@@ -43,31 +41,25 @@ def main() -> None:
     _end(code, answer)
 
 
-def _answer(task: dict[str, Any], limits: dict[str, Any]) -> pa.Table:
-    """Return the rows up to the limits; the schema's metadata says whether there were more."""
+def _answer(task: dict[str, Any], limits: dict[str, Any]) -> bytes:
+    """Return the rows up to the limits, as ``SqlResult`` has them."""
     sandbox = Sandbox(task["views"], task["files"], limits["memory_mb"])
     timer = threading.Timer(limits["seconds"], sandbox.interrupt)
     timer.daemon = True
     timer.start()
     try:
         reader = sandbox.select(task["text"], BATCH_ROWS)
-        kept: list[pa.RecordBatch] = []
-        rows = size = 0
-        truncated = False
-        for batch in sandbox.batches(reader):
-            left = limits["rows"] - rows
-            full = rows > 0 and size > limits["answer_mb"] * MEGABYTE
-            truncated = full or batch.num_rows > left
-            if not full:
-                kept.append(batch.slice(0, left))
-            if truncated:
-                break
-            rows += batch.num_rows
-            size += batch.nbytes
+        columns, most = reader.schema.names, limits["answer_mb"] * MEGABYTE
+        rows, truncated = encoded(sandbox.batches(reader), columns, limits["rows"], most)
     except TimeoutError:
         raise InputError(too_long(limits["seconds"])) from None
-    table = pa.Table.from_batches(kept, reader.schema)
-    return table.replace_schema_metadata({"truncated": "yes" if truncated else "no"})
+    answer = {
+        "columns": columns,
+        "rows": orjson.Fragment(b"[" + b",".join(rows) + b"]"),
+        "truncated": truncated,
+        "seconds": time.monotonic() - task["started"],
+    }
+    return orjson.dumps(answer)
 
 
 def _message(text: str) -> bytes:

@@ -230,6 +230,12 @@ def test_sql_is_answered_and_only_reads(call: Call) -> None:
     answer = call("POST", "/sql", json={"query": query}).json()
     rows = call("GET", "/collections/valley").json()["itemCount"]
     assert (answer["columns"], answer["rows"], answer["truncated"]) == (["n"], [[rows]], False)
+    assert 0 < answer["seconds"] < 60
+    odd = "SELECT 'nan'::FLOAT AS a, DATE '290000-01-01' AS a, encode('é') AS b"
+    answer = call("POST", "/sql", json={"query": odd})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["columns"] == ["a", "a", "b"]
+    assert answer.json()["rows"] == [[None, "290000-01-01", "w6k="]]
     refused = call("POST", "/sql", json={"query": "COPY valley TO 'x.csv'"})
     assert refused.status_code == 400
     assert refused.json()["code"] == "invalid-input"

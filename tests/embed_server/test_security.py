@@ -1,3 +1,4 @@
+import json
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -7,8 +8,13 @@ import pytest
 import requests
 from starlette.datastructures import Headers
 
-from embed_server.errors import ApiVersionError, BadHostError, UnauthorizedError
-from embed_server.security import check_host, check_token, check_version
+from embed_server.errors import (
+    ApiVersionError,
+    BadHostError,
+    InvalidRequestError,
+    UnauthorizedError,
+)
+from embed_server.security import check_host, check_text, check_token, check_version
 
 Call = Callable[..., requests.Response]
 
@@ -204,3 +210,71 @@ def test_an_announced_giant_is_refused_before_it_is_sent(url: str) -> None:
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert b" 413 " in connection.recv(4096)
+
+
+# --- characters of the body
+
+HALVES = [
+    r"\ud800",
+    r"\udfff",
+    r"\uD83D",
+    r"x\ude00\ud83d",
+    r"\ud83d\ud83d\ude00",
+    r"\\\ud800 \\ud83d",
+]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/processes/build-index/execution", '{"inputs": {"collection": "%s"}}'),
+        ("/processes/build-index/execution", '{"inputs": {"%s": 1}}'),
+        ("/collections/valley/search", '{"positive": {"ids": ["%s"]}}'),
+        ("/collections/valley/search", '{"at": [0, 0], "filter": {"ids": ["%s"]}}'),
+        ("/collections/valley/search", '{"at": [0, 0], "filter": {"where": "id = \'%s\'"}}'),
+        ("/collections/valley/search", '{"at": [0, 0], "filter": {"datetime": "%s"}}'),
+        ("/collections/valley/search", '{"at": [0, 0], "filter": {"crs": "%s"}}'),
+        ("/collections/valley/search", '{"at": [0, 0], "confirmed": ["%s"]}'),
+        ("/collections/valley/search", '{"at": [0, 0], "state": "%s"}'),
+        ("/search", '{"at": [0, 0], "collections": [{"id": "%s"}, {"id": "valley"}]}'),
+        ("/sql", '{"query": "SELECT \'%s\'"}'),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_stands(
+    call: Call, path: str, body: str, half: str
+) -> None:
+    detail = refused(call("POST", path, data=body % half, headers=JSON), 400, "invalid-request")
+    assert "half of a character" in detail
+    assert call("GET", "/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-be"])
+def test_half_a_character_in_bytes_is_refused(call: Call, encoding: str) -> None:
+    body = '{"query": "SELECT \ud880"}'.encode(encoding, "surrogatepass")
+    detail = refused(call("POST", "/sql", data=body, headers=JSON), 400, "invalid-request")
+    assert "UTF-8" in detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "é",
+        "\U0001f600",
+        r"\ud83d\ude00",
+        r"\uD83D\uDE00\ud83d\udE00",
+        r"\\ud800",
+        r"\\\\ud800 \u0041",
+    ],
+)
+def test_whole_characters_are_let_in(call: Call, text: str) -> None:
+    body = f'{{"query": "SELECT \'{text}\'"}}'.encode()
+    answer = call("POST", "/sql", data=body, headers=JSON)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["rows"] == [[json.loads(f'"{text}"')]]
+
+
+def test_halves_are_found_in_a_long_body() -> None:
+    check_text(b'["' + rb"\\" * 400_000 + rb"\ud83d\ude00" * 20_000 + b'"]')
+    with pytest.raises(InvalidRequestError):
+        check_text(b'["' + rb"\\" * 400_000 + rb"\ud83d\ude00" * 20_000 + rb"\ude00" + b'"]')

@@ -101,6 +101,15 @@ def test_a_box_is_its_outline() -> None:
     assert area.contains(lons, lats).all()
 
 
+def test_a_ring_of_many_crossings_is_read_in_a_moment(tmp_path: Path) -> None:
+    # The other way to make polygons valid takes minutes for these 15,000 crossings.
+    ring = np.random.default_rng(250).uniform(0, 60, (250, 2))
+    area = area_of(tmp_path, "EPSG:4326", shapely.Polygon(ring))
+    assert area.polygons is not None
+    assert area.polygons.shape.is_valid
+    assert 0.6 * 3600 < area.polygons.shape.area < 3600
+
+
 def test_polygons_off_the_map_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"area.gpkg' goes beyond the edge .* EPSG:4326"):
         area_of(tmp_path, "EPSG:3857", shapely.box(19_000_000, 0, 21_000_000, 1_000_000))

@@ -164,6 +164,63 @@ def test_a_polygon_that_crosses_itself_is_made_valid(everywhere: ItemTable) -> N
     assert (np.abs(lat) <= np.abs(lon)).all()
 
 
+@pytest.mark.parametrize(
+    "geojson",
+    [
+        {
+            "type": "MultiPolygon",
+            "coordinates": [
+                polygon((0, 0), (20, 0), (20, 20), (0, 20))["coordinates"],
+                polygon((10, 10), (40, 10), (40, 40), (10, 40))["coordinates"],
+            ],
+        },
+        # Two loops that go around the square from (10, 10) to (20, 20) both.
+        polygon(
+            (0, 0), (20, 0), (20, 20), (10, 20), (10, 10), (40, 10), (40, 40), (10, 40), (10, 20),
+            (0, 20),
+        ),
+    ],
+)  # fmt: skip
+def test_what_polygons_cover_twice_is_not_lost(geojson: Any, everywhere: ItemTable) -> None:
+    read = read_polygons(geojson)
+    assert "made valid" in read.notes[0]
+    found = rows(everywhere, Filter(polygons=(read.area,)))
+    assert found is not None
+    parts = shapely.box(0, 0, 20, 20), shapely.box(10, 10, 40, 40)
+    inside = shapely.contains_xy(shapely.union_all(parts), everywhere.lon, everywhere.lat)
+    assert found.tolist() == np.flatnonzero(inside).tolist()
+    assert shapely.contains_xy(shapely.intersection(*parts), everywhere.lon, everywhere.lat).any()
+
+
+def test_loops_count_by_how_often_they_go_around_a_place() -> None:
+    ring = np.random.default_rng(7).uniform(0, 60, (60, 2))
+    area = read_polygons(polygon(*map(tuple, ring.tolist()))).area
+    lon, lat = np.random.default_rng(8).uniform(0, 60, (2, 3_000))
+    x, y = (np.append(ring[:, i], ring[0, i])[:, None] for i in (0, 1))
+    left = (x[1:] - x[:-1]) * (lat - y[:-1]) - (y[1:] - y[:-1]) * (lon - x[:-1])
+    up, down = (y[:-1] <= lat) & (y[1:] > lat), (y[:-1] > lat) & (y[1:] <= lat)
+    turns = (up & (left > 0)).sum(axis=0) - (down & (left < 0)).sum(axis=0)
+    assert set(np.abs(turns)) >= {0, 1, 2}
+    np.testing.assert_array_equal(area.contains(lon, lat), turns != 0)
+
+
+def test_a_tangle_of_edges_is_refused_before_it_takes_minutes() -> None:
+    ring = np.random.default_rng(3).uniform(0, 60, (3_000, 2)).round(2)
+    tangle = polygon(*map(tuple, ring.tolist()))
+    with pytest.raises(InputError, match=r"about 1,\d{3},\d{3} times; up to 100,000"):
+        read_polygons(tangle)
+    corners = np.random.default_rng(4).uniform(0, 60, (900, 2, 2)).round(2)
+    slivers = [polygon(tuple(a), tuple(b), tuple(a + 0.01)) for a, b in corners]
+    features = [{"type": "Feature", "geometry": each} for each in slivers]
+    with pytest.raises(InputError, match=r"about [34]\d\d,\d{3} times; up to 100,000"):
+        read_polygons({"type": "FeatureCollection", "features": features})
+    turn = np.linspace(0, 2 * np.pi, 20_000)[:-1]
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1) * 10
+    circle[[500, 501]] = circle[[501, 500]]
+    read = read_polygons(polygon(*map(tuple, circle.tolist())))
+    assert "Self-intersection" in read.notes[0]
+
+
 def test_polygons_in_another_crs(everywhere: ItemTable) -> None:
     square = polygon((300_000, 4_500_000), (700_000, 4_500_000), (700_000, 5e6), (300_000, 5e6))
     named = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
@@ -215,6 +272,8 @@ def test_what_is_no_polygon_is_refused(source: Any, told: str) -> None:
 def test_wrong_crs_and_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no CRS"):
         read_polygons(polygon(*BOX), crs="EPSG:none")
+    with pytest.raises(InputError, match=r"Vertical CRS \(EGM96 height\)"):
+        read_polygons(polygon(*BOX), crs="EPSG:5773")
     with pytest.raises(InputError, match="for GeoJSON only"):
         read_polygons(tmp_path / "a.gpkg", crs="EPSG:4326")
     with pytest.raises(SourceNotFoundError):
@@ -222,6 +281,55 @@ def test_wrong_crs_and_missing_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "b.gpkg").write_text("no")
     with pytest.raises(SourceError):
         read_polygons(tmp_path / "b.gpkg")
+
+
+def named(name: Any) -> dict[str, Any]:
+    return {"type": "name", "properties": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("crs", "told"),
+    [
+        (
+            {"type": "link", "properties": {"href": "http://127.0.0.1:9/crs", "type": "proj4"}},
+            "may",
+        ),
+        ({"type": "EPSG", "properties": {"code": 32633}}, "may be a name"),
+        (named("urn:ogc:def:crs:EPSG::999999"), "no CRS that PROJ knows"),
+        (named("foo"), "no CRS that PROJ knows"),
+        (named("EPSG:5773"), "Vertical CRS"),
+        (named("EPSG:4978"), "Geocentric CRS"),
+        (named(5), "may be a name"),
+        ({"type": "name"}, "may be a name"),
+        (5, "crs is 5; it may be a name"),
+        ("EPSG:3857", "may be a name"),
+        (None, "crs is null"),
+    ],
+)
+def test_a_crs_member_is_the_name_of_a_crs_of_maps(crs: Any, told: str) -> None:
+    square = polygon(*BOX)
+    feature = {"type": "Feature", "properties": {}, "geometry": square}
+    everything = {"type": "FeatureCollection", "features": [feature]}
+    for source in (square, feature, everything):
+        with pytest.raises(InputError, match=told):
+            read_polygons({**source, "crs": crs})
+    for inner in ({**feature, "crs": crs}, {**feature, "geometry": {**square, "crs": crs}}):
+        with pytest.raises(InputError, match="CRS of its own"):
+            read_polygons({**everything, "features": [inner]})
+
+
+@pytest.mark.parametrize("name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "EPSG:4326", "EPSG:4979"])
+def test_degrees_have_many_names(name: str, everywhere: ItemTable) -> None:
+    plain, same = read_polygons(polygon(*BOX)), read_polygons({**polygon(*BOX), "crs": named(name)})
+    found = [rows(everywhere, Filter(polygons=(each.area,))) for each in (plain, same)]
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("south", [91, -120])
+def test_polygons_beyond_the_poles_are_told(south: float) -> None:
+    ring = (35, south), (36, south), (36, south + 1)
+    with pytest.raises(InputError, match=rf"^The GeoJSON has its polygons at latitude {south} to"):
+        read_polygons(polygon(*ring))
 
 
 def test_a_collections_rows(small: Collection) -> None:

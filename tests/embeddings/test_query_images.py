@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -321,6 +322,17 @@ def test_a_collection_without_an_encoder_says_so(tmp_path: Path) -> None:
     world = Store.open(Store.create(tmp_path / "store").path).collection("world")
     with pytest.raises(InputError, match="'world' has no encoder for images"):
         encode_image(world, tmp_path / "chip.png")
+
+
+def test_a_collection_that_lost_its_encoder_says_so(
+    collection: Collection, land_and_scene: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(collection.path, tmp_path / "store" / "land")
+    (tmp_path / "store" / "land" / "encoder.json").unlink()
+    bare = Store(tmp_path / "store").collection("land")
+    chip = cut_out(land_and_scene[1], tmp_path / "chip.tif", 3, 5)
+    with pytest.raises(InputError, match="'land' came without the encoder that made its vectors"):
+        encode_image(bare, chip)
 
 
 @pytest.mark.parametrize("module", ["embeddings.search", "embed_server.app", "embed_server.runner"])

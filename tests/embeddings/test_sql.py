@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +18,8 @@ from embed_server.commands.sql import sql
 from embeddings.errors import InputError
 from embeddings.store import Collection, Store
 from embeddings.store.reader import Reader, Sandbox
-from embeddings.store.sql import SqlLimits, plain, run_sql, view
+from embeddings.store.sql import SqlLimits, run_sql, view
+from embeddings.store.sql_answer import encoded
 
 LIMITS = SqlLimits(seconds=20)
 
@@ -115,7 +118,6 @@ HOSTILE = [
 def test_nothing_but_a_select_over_the_collections_is_done(
     small: Collection, tmp_path: Path
 ) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     hidden = pa.table({"secret": [1]})
@@ -182,11 +184,126 @@ def test_long_and_wide_answers_are_cut_and_say_so(store: Store) -> None:
     wide = "SELECT repeat('x', 1000) AS x FROM range(100000)"
     result = run_sql(store, wide, SqlLimits(rows=100_000, answer_mb=1))
     assert result.truncated
-    assert 1000 <= result.table.num_rows < 4000
+    assert len(result.rows) == (2**20 - len('["x"]')) // len('["' + "x" * 1000 + '"],')
 
 
-def test_odd_values_become_json() -> None:
-    assert plain({"a": [float("nan"), b"x", (1, None)]}) == {"a": [None, "eA==", [1, None]]}
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT repeat('x', 2000000)",
+        "SELECT list(i % 2 = 0) FROM range(400000) t(i)",
+        "SELECT repeat(chr(1), 300000)",
+        "SELECT repeat('x', 400000)::BLOB AS a, repeat('x', 600000) AS b",
+    ],
+)
+def test_a_row_larger_than_an_answer_is_refused(store: Store, text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"One row of the answer is larger than all may be \(1,048"
+    ):
+        run_sql(store, text, SqlLimits(answer_mb=1))
+
+
+def test_an_answer_is_measured_as_it_is_sent(store: Store) -> None:
+    # As JSON these are 30 times what DuckDB holds: 100,000 bits a row.
+    text = "SELECT (SELECT list(i % 2 = 0) FROM range(100000) t(i)) AS l FROM range(30)"
+    result = run_sql(store, text, SqlLimits(answer_mb=2))
+    assert result.truncated
+    assert len(result.rows) == 3
+    assert len(result.json) < 2 * 2**20 + 200
+
+
+def test_rows_after_the_limit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embeddings.store.sql_answer.PIECE_BYTES", 50)
+    made: list[int] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for first in (0, 100, 200):
+            made.append(first)
+            yield pa.RecordBatch.from_pydict({"n": list(range(first, first + 100))})
+
+    rows, more = encoded(batches(), ["n"], 120, 10_000)
+    assert [json.loads(row) for row in rows] == [[n] for n in range(120)]
+    assert (more, made) == (True, [0, 100])
+    rows, more = encoded(batches(), ["n"], 300, 10_000)
+    assert (len(rows), more) == (300, False)
+    assert encoded(iter(()), ["n"], 1, 10) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "small", "large"),
+    [
+        (pa.list_(pa.bool_()), [True], [False] * 1000),
+        (pa.list_(pa.list_(pa.int8())), [[1]], [[2] * 500, None, [3] * 500]),
+        (pa.map_(pa.string(), pa.int8()), [("a", 1)], [(str(i), i % 9) for i in range(600)]),
+        (pa.struct({"a": pa.list_(pa.int8())}), {"a": [1]}, {"a": [2] * 1000}),
+        (pa.string(), "a", "b" * 70_000),
+    ],
+)
+def test_a_giant_among_small_rows_ends_the_answer_unread(
+    kind: Any, small: Any, large: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embeddings.store.sql_answer.MOST_VALUES", 1000)
+    monkeypatch.setattr("embeddings.store.sql_answer.PIECE_BYTES", 10_000)
+    column = pa.array([small, None, small, large, small], kind)
+    batch = pa.RecordBatch.from_arrays([column], ["x"])
+    rows, more = encoded(iter([batch]), ["x"], 100, 50_000)
+    assert rows == [orjson.dumps([value]) for value in (small, None, small)]
+    assert more
+    with pytest.raises(InputError, match="One row of the answer is larger"):
+        encoded(iter([batch.slice(3)]), ["x"], 100, 50_000)
+    assert len(encoded(iter([batch.slice(4)]), ["x"], 100, 50_000)[0]) == 1
+
+
+def test_odd_values_become_json(store: Store) -> None:
+    result = run_sql(
+        store,
+        """SELECT {'a': ['nan'::DOUBLE, NULL], 'b': 'x'::BLOB} AS s, 'inf'::FLOAT AS f,
+        0.1::FLOAT AS g, 1.5::DECIMAL(4, 2) AS d, 2::DECIMAL(4, 2) AS e, interval 1 day AS i,
+        MAP {'k': 1} AS m, time '10:00:00' AS t, timestamp '2018-10-13 10:00:00' AS u,
+        170141183460469231731687303715884105727::HUGEINT AS h, TIMESTAMP_NS
+        '2018-01-01 00:00:00.123456789' AS n, 'a"b' AS q, DATE '2018-10-13' AS s""",
+    )
+    assert result.columns == list("sfgdeimtuhnqs")
+    assert result.rows == [
+        [
+            {"a": [None, None], "b": "eA=="}, None, 0.10000000149011612, 1.5, 2, [0, 1, 0],
+            [["k", 1]], "10:00:00", "2018-10-13T10:00:00", 2**127 - 1,
+            "2018-01-01T00:00:00.123456789", 'a"b', "2018-10-13",
+        ]
+    ]  # fmt: skip
+
+
+def test_times_that_python_does_not_know_are_text(store: Store) -> None:
+    result = run_sql(
+        store,
+        """SELECT DATE '290000-01-01', 'infinity'::TIMESTAMP, '-infinity'::DATE,
+        DATE '0044-03-15 (BC)', 'infinity'::TIMESTAMPTZ, [DATE '290000-01-01', '2020-02-03', NULL],
+        {'a': TIMESTAMP '290000-01-01 10:11:12.5', 'b': 1}, MAP {'a': DATE '290000-01-01'},
+        TIMESTAMPTZ '9999-12-31 23:00:00-05', TIMESTAMP_S '290000-01-01',
+        union_value(a := DATE '290000-01-01'), [[DATE '290000-01-01']]::DATE[][1]""",
+    )
+    assert result.rows == [
+        [
+            "290000-01-01", "infinity", "-infinity", "-0043-03-15", "infinity",
+            ["290000-01-01", "2020-02-03", None], {"a": "290000-01-01T10:11:12.500000", "b": 1},
+            [["a", "290000-01-01"]], "10000-01-01T04:00:00+00:00", "290000-01-01T00:00:00",
+            "290000-01-01", [["290000-01-01"]],
+        ]
+    ]  # fmt: skip
+    mixed = "SELECT unnest(['infinity', '1970-01-01 00:35:47.483647', NULL])::TIMESTAMP"
+    found = [row[0] for row in run_sql(store, mixed).rows]
+    assert found == ["infinity", "1970-01-01T00:35:47.483647", None]
+
+
+def test_files_of_the_current_folder_are_not_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    for name in ("json", "duckdb", "orjson", "pyarrow"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    assert answer(store, "SELECT 1") == [[1]]
+    assert not ran.exists()
 
 
 def test_a_collection_that_cannot_be_read_has_no_table(
