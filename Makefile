@@ -62,6 +62,7 @@ package: .venv/ready  ## build the plugin's zip into build/
 
 docs: .venv/ready  ## draw the pictures of the docs (needs the evaluation data)
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_change_picture.py
 
 clean:  ## remove what was built
 	rm -rf build .venv

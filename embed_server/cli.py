@@ -7,6 +7,8 @@ import sys
 import click
 
 from embed_server.commands import (
+    change,
+    change_collection,
     chips,
     collections,
     index,
@@ -44,6 +46,7 @@ def train() -> None:
     """Train encoders of your own."""
 
 
+change.change.add_command(change_collection.collection_command)
 embed.add_command(raster.embed_raster_command)
 embed.add_command(chips.embed_chips_command)
 embed.add_command(locations.embed_locations_command)
@@ -63,6 +66,7 @@ for command in (
     search.search,
     index.index_command,
     probe.probe,
+    change.change,
     sql.sql,
     serve.serve,
     serve.demo,

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import orjson
 import requests
 
+from embed_server.client_inputs import PathOrGeoJson, Paths, several, whole_paths
 from embed_server.errors import ServerError
 from embed_server.models import API_VERSION
 from embed_server.ready_file import ReadyFile
@@ -26,10 +27,6 @@ ANSWER_TIMEOUT_S = 300.0
 POLL_S = 0.2
 
 Json = dict[str, Any]
-PathOrGeoJson = str | Path | Mapping[str, Any]
-
-PATHS = ("model", "labels", "within", "out", "report", "map", "sample")
-"""Inputs of the processes of probes that name files of this machine."""
 
 
 class UnreachableError(ServerError):
@@ -257,7 +254,7 @@ class Client:
         Paths of this and the next methods may be relative to the working folder.
         """
         inputs = {"collection": collection, "labels": labels, "field": field, "out": out, **more}
-        return self.run("probe-fit", _whole_paths(inputs), progress)
+        return self.run("probe-fit", whole_paths(inputs), progress)
 
     def predict_probe(
         self,
@@ -269,7 +266,7 @@ class Client:
     ) -> Json:
         """Map a collection with a probe to ``out``: .tif, .gpkg or .parquet."""
         inputs = {"model": model, "collection": collection, "out": out, **more}
-        return self.run("probe-predict", _whole_paths(inputs), progress)
+        return self.run("probe-predict", whole_paths(inputs), progress)
 
     def queue_places(
         self,
@@ -280,15 +277,43 @@ class Client:
     ) -> Json:
         """List the places to label next, in a new GeoPackage."""
         inputs = {"collection": collection, "out": out, **more}
-        return self.run("probe-queue", _whole_paths(inputs), progress)
+        return self.run("probe-queue", whole_paths(inputs), progress)
 
     def sample_map(self, source: str | Path, out: str | Path, **more: Any) -> Json:
         """Draw a sample of a map, ``total`` places or to a ``standard_error``."""
-        return self.run("probe-sample", _whole_paths({"map": source, "out": out, **more}))
+        return self.run("probe-sample", whole_paths({"map": source, "out": out, **more}))
 
     def assess_map(self, sample: str | Path, **more: Any) -> Json:
         """Estimate accuracy and areas from a sample that was filled in."""
-        return self.run("probe-accuracy", _whole_paths({"sample": sample, **more}))
+        return self.run("probe-accuracy", whole_paths({"sample": sample, **more}))
+
+    def change_raster(
+        self,
+        before: Paths,
+        after: Paths,
+        out: str | Path,
+        report: Paths = (),
+        progress: Callable[[Json], None] | None = None,
+        **more: Any,
+    ) -> Json:
+        """Map what changed between two dates of imagery, each of one file or of several."""
+        dates = {"before": several(before), "after": several(after)}
+        inputs = {**dates, "out": out, "report": several(report), **more}
+        return self.run("change-raster", whole_paths(inputs), progress)
+
+    def change_collection(
+        self,
+        collection: str,
+        out: str | Path,
+        dates: tuple[str | None, str | None] = (None, None),
+        report: Paths = (),
+        progress: Callable[[Json], None] | None = None,
+        **more: Any,
+    ) -> Json:
+        """Map what changed in a collection between two ``dates``, its first and last by default."""
+        when = {"from": dates[0], "to": dates[1]}
+        inputs = {"collection": collection, **when, "out": out, "report": several(report), **more}
+        return self.run("change-collection", whole_paths(inputs), progress)
 
     def close(self) -> None:
         """Close the connections."""
@@ -359,13 +384,3 @@ class Client:
 
 def _id(text: str) -> str:
     return quote(text, safe="")
-
-
-def _whole_paths(inputs: Mapping[str, Any]) -> Json:
-    """Return inputs with whole paths, since the server does not know the working folder."""
-    return {
-        name: str(Path(value).absolute())
-        if name in PATHS and isinstance(value, str | Path)
-        else value
-        for name, value in inputs.items()
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import get_context, parent_process
@@ -80,7 +80,7 @@ class Processes:
 
         self._count = count
         self._pool = ProcessPoolExecutor(
-            count, get_context("spawn"), initializer=_begin, initargs=(count,)
+            count, get_context("spawn"), initializer=begin_process, initargs=(count,)
         )
 
     def encode(self, work: Work, batches: Sequence[Batch]) -> Iterator[Outcome]:
@@ -116,21 +116,7 @@ class DaskWorkers:
     """
 
     def __init__(self, scheduler: str) -> None:
-        distributed = _distributed()
-        try:
-            self._client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(
-                f"No Dask scheduler answers at {scheduler} ({str(error).splitlines()[0][:200]}). "
-                "Give the address that 'dask scheduler' prints, for example "
-                "tcp://192.168.1.5:8786."
-            ) from error
-        if not self._client.scheduler_info()["workers"]:
-            self.close()
-            raise InputError(
-                f"The Dask scheduler at {scheduler} has no workers. Start some: "
-                f"dask worker {scheduler}."
-            )
+        self._client = connect(scheduler)
 
     def encode(self, work: Work, batches: Sequence[Batch]) -> Iterator[Outcome]:
         """Yield batches as they are done. Raises TerrakinError if the cluster is lost."""
@@ -162,8 +148,43 @@ class DaskWorkers:
 
     def close(self) -> None:
         """Leave the cluster; it goes on."""
-        with suppress(OSError, TimeoutError):
-            self._client.close()
+        leave(self._client)
+
+
+def connect(scheduler: str) -> Any:
+    """Return a client of a Dask cluster that has workers. Raises InputError, ExtraMissingError."""
+    distributed = _distributed()
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {scheduler} ({str(error).splitlines()[0][:200]}). "
+            "Give the address that 'dask scheduler' prints, for example "
+            "tcp://192.168.1.5:8786."
+        ) from error
+    if not client.scheduler_info()["workers"]:
+        leave(client)
+        raise InputError(
+            f"The Dask scheduler at {scheduler} has no workers. Start some: "
+            f"dask worker {scheduler}."
+        )
+    return client
+
+
+def leave(client: Any) -> None:
+    """Leave a cluster; it goes on."""
+    with suppress(OSError, TimeoutError):
+        client.close()
+
+
+@contextmanager
+def connected(scheduler: str) -> Iterator[Any]:
+    """Lend a client of a Dask cluster; see ``connect``."""
+    client = connect(scheduler)
+    try:
+        yield client
+    finally:
+        leave(client)
 
 
 def _distributed() -> Any:
@@ -213,7 +234,7 @@ def _rows(encoding: SceneEncoding, batch: Batch) -> pa.Table | SourceError:
         return error
 
 
-def _begin(processes: int) -> None:
+def begin_process(processes: int) -> None:
     """Make a process ready, and let it end with the one that started it, even if that is killed."""
     _use_cores(processes)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -20,6 +20,14 @@ _report_option = click.option(
     "--report", type=_path, help="Write the report to .html (for people) or .json (the same data)."
 )
 
+_others_option = click.option(
+    "--with",
+    "others",
+    multiple=True,
+    help="Collection whose vectors stand beside, joined by the ids of the items; several times for "
+    "more.",
+)
+
 OFF = "off"
 
 
@@ -48,6 +56,7 @@ def probe() -> None:
 @probe.command("fit")
 @store_option
 @click.option("--collection", required=True, help="Whose vectors to learn from.")
+@_others_option
 @click.option(
     "--labels",
     required=True,
@@ -159,27 +168,18 @@ def fit_command(
       terrakin probe fit --store ~/embeddings --collection world --labels stations.csv \\
           --field temperature --out temperature
     """
-    from embeddings.probe.fit import fit_first, judge
+    from embed_server.processes.probe_runs import fit_to_files, written_by_fit
     from embeddings.probe.fit_job import ProbeJob
-    from embeddings.probe.report import check_report_path, probe_report, report_lines, write_report
+    from embeddings.probe.report import report_lines
 
-    if report is not None:
-        check_report_path(report, out)
     off = unknown_error != unknown_error
     job = ProbeJob(
         out=out, unknown_error=None if off else unknown_error, curve=not no_curve, **options
     )
     with progress_line() as line, interruptible() as stop:
-        first = fit_first(job, line, stop.is_set)
-        _tell_fitted(first)
-        outcome = judge(first, line, stop.is_set)
-    made = probe_report(outcome.model)
-    if report is not None:
-        write_report(made, report, also=lambda: outcome.save(out))
-    else:
-        outcome.save(out)
+        outcome, made = fit_to_files(job, out, report, line, stop.is_set, _tell_fitted)
     show(made, report_lines(made), as_json=as_json)
-    _tell_written(out, report)
+    note(f"Written: {', '.join(map(str, written_by_fit(out, report)))}")
     if outcome.validation is None:
         sys.exit(EXIT_PARTLY)
 
@@ -192,17 +192,11 @@ def _tell_fitted(first: FittedProbe) -> None:
     )
 
 
-def _tell_written(out: Path, report: Path | None) -> None:
-    from embeddings.probe.model import model_files
-
-    files = [*model_files(out), *([report] if report is not None else [])]
-    note(f"Written: {', '.join(map(str, files))}")
-
-
 @probe.command("predict")
 @click.option("--model", required=True, type=_path, help="What 'probe fit' wrote.")
 @store_option
 @click.option("--collection", required=True, help="What to predict.")
+@_others_option
 @click.option("--within", type=_path, help="Only centres in this file's polygons.")
 @click.option("--datetime", "time", help="Only this time: 2018-10-13, A/B, A/.. or ../B.")
 @click.option("--scene", "scenes", multiple=True, help="Only this scene; several times for more.")
@@ -218,11 +212,17 @@ def _tell_written(out: Path, report: Path | None) -> None:
     is_flag=True,
     help="Of .tif: probability, margin, entropy and applicability in NAME_probability.tif.",
 )
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that compute.")
+@click.option(
+    "--scheduler",
+    help="Compute on a Dask cluster that sees the store under the same name: tcp://HOST:PORT.",
+)
 @json_option
 def predict_command(
     model: Path,
     store: Path,
     collection: str,
+    others: tuple[str, ...],
     within: Path | None,
     time: str | None,
     out: Path,
@@ -239,26 +239,14 @@ def predict_command(
       terrakin probe predict --model carolina-classes --store ~/embeddings \\
           --collection carolina --out landcover.tif
     """
-    from embeddings.probe.model import ProbeModel
-    from embeddings.probe.predict import PredictOptions, check_out, predict
-    from embeddings.store import Store
-    from embeddings.types import TimeRange
+    from embed_server.processes.probe_runs import predict_to_file
+    from embeddings.probe.predict import PredictOptions
 
     asked = PredictOptions(**options)
-    check_out(out, asked)
-    loaded = ProbeModel.load(model)
-    known = Store.open(store).collection(collection)
-    span = TimeRange.parse(time) if time is not None else None
     with progress_line() as line, interruptible() as stop:
-        done = predict(
-            loaded,
-            known,
-            out,
-            within=area_of(within),
-            time=span,
-            options=asked,
-            progress=line,
-            cancelled=stop.is_set,
+        area = area_of(within)
+        loaded, done = predict_to_file(
+            model, store, collection, out, area, time, asked, line, stop.is_set, others
         )
     for text in done.notes:
         note(f"Note: {text}")

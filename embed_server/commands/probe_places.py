@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,29 +57,18 @@ def queue_command(
       terrakin probe queue --model carolina-classes --store ~/embeddings \\
           --collection carolina --labels landcover.shp -n 50 --out queue.gpkg
     """
-    import numpy as np
+    from embed_server.processes.probe_runs import KnownLabels, queue_to_file
+    from embeddings.probe.queue import QueueOptions
 
-    from embeddings.probe.layer_file import check_layer_path
-    from embeddings.probe.model import ProbeModel
-    from embeddings.probe.queue import QueueOptions, labelled_rows, make_queue, write_queue
-    from embeddings.store import Store
-
-    check_layer_path(out)
     if labels is None and (layer is not None or field is not None):
         raise click.UsageError("--layer and --field go with --labels.")
-    known = Store.open(store).collection(collection)
-    loaded = ProbeModel.load(model) if model is not None else None
-    done = np.empty(0, np.int64)
-    if labels is not None:
-        done = labelled_rows(known, labels, layer, field)
     options = QueueOptions(many, area_of(within), strategy, seed)  # type: ignore[arg-type]  # Choice
+    there = KnownLabels(labels, layer, field) if labels is not None else None
     with progress_line() as line, interruptible() as stop:
-        found = make_queue(known, loaded, done, options, line, stop.is_set)
-    said = {"collection": known.id, "collection_state": known.state, "strategy": found.strategy}
-    write_queue(found, out, said | {"model_sha256": loaded.sha256 if loaded else None})
-    shown = found.items.drop_columns(["geometry", "datetime"]).to_pylist()
-    summary: dict[str, object] = {"strategy": found.strategy, "candidates": found.candidates}
-    summary |= {"labelled": found.labelled, "places": shown, "file": str(out)}
+        found, summary = queue_to_file(
+            store, collection, model, there, options, out, line, stop.is_set
+        )
+    shown = summary["places"]
     show(summary, _queue_lines(found, shown, out), as_json=as_json)
 
 
@@ -141,33 +129,26 @@ def sample_command(
     Example:
       terrakin probe sample --map landcover.tif -n 500 --out sample.gpkg
     """
-    from embeddings.probe.layer_file import check_layer_path
+    from embed_server.processes.probe_runs import sample_to_file
     from embeddings.probe.report import columns
-    from embeddings.probe.sampling import SampleOptions, draw_sample, write_sample
+    from embeddings.probe.sampling import SampleOptions
 
     if (total is None) == (standard_error is None):
         raise click.UsageError("Give either -n or --standard-error.")
-    check_layer_path(out)
     options = SampleOptions(total, minimum, standard_error, expected_accuracy, seed)
-    drawn = draw_sample(source, options)
-    write_sample(drawn, out)
+    drawn, summary = sample_to_file(source, options, out)
     for text in drawn.notes:
         note(f"Note: {text}")
-    strata = drawn.strata.to_pylist()
     rows = [
         [each["map_class"], f"{each['units']:,}", f"{each['area_ha']:,.1f}", f"{each['sampled']:,}"]
-        for each in strata
+        for each in summary["strata"]
     ]
     lines = [
         f"{drawn.places.num_rows:,} places drawn at random within each class of '{source.name}'.",
         *columns([["class", "units", "hectares", "places"], *rows]),
         f"Written: {out}. Fill in the field 'reference'.",
     ]
-    show(
-        {"places": drawn.places.num_rows, "strata": strata, "file": str(out)},
-        lines,
-        as_json=as_json,
-    )
+    show(summary, lines, as_json=as_json)
 
 
 @click.command("accuracy")
@@ -197,19 +178,9 @@ def accuracy_command(
     Example:
       terrakin probe accuracy --sample sample.gpkg --out accuracy.html
     """
-    from embeddings.atomic import write_text
-    from embeddings.probe.accuracy import assess
-    from embeddings.probe.accuracy_html import write_accuracy
-    from embeddings.probe.report import check_report_path
+    from embed_server.processes.probe_runs import accuracy_to_file
 
-    if out is not None:
-        check_report_path(out)
-    found = assess(sample, field, confidence=confidence, merge_classes=merge_classes)
-    data = found.to_json()
-    if out is not None and out.suffix.lower() == ".json":
-        write_text(out, json.dumps(data, indent=1) + "\n")
-    elif out is not None:
-        write_accuracy(found, f"Accuracy from {sample.name}", out)
+    found, data = accuracy_to_file(sample, field, confidence, merge_classes, out)
     show(data, found.lines(), as_json=as_json)
     if out is not None:
         note(f"Written: {out}")

@@ -79,6 +79,18 @@ class Applicability:
         return np.asarray(self.dissimilarity(vectors) <= self.threshold)
 
 
+def deviations(vectors: Floats) -> tuple[Floats, Floats]:
+    """Return mean and deviation of each dimension ``(d,) float32`` of vectors ``(n, d)``.
+
+    Here, unlike in a probe, each dimension has its own scale: what is strange often differs where
+    the training data hardly vary.
+    """
+    mean, scale = vectors.mean(axis=0), vectors.std(axis=0)
+    # What never varies tells nothing, and must not be divided by almost nothing.
+    steady = scale <= 1e-5 * np.abs(mean) + 1e-12
+    return mean, np.where(steady, np.float32(1), scale).astype(np.float32)
+
+
 def measure_applicability(
     vectors: Floats,
     mean: Floats,

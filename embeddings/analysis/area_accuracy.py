@@ -140,14 +140,17 @@ def sample_size(shares: Floats, expected_accuracy: Floats, standard_error: float
     return int(np.ceil(float((shares * deviations).sum() / standard_error) ** 2 - 1e-9))
 
 
-def allocate(total: int, units: NDArray[np.integer[Any]], minimum: int = 50) -> NDArray[np.int64]:
-    """Share a sample among the classes of a map: in proportion, but ``minimum`` for rare ones.
+def allocate(
+    total: int, areas: Floats, units: NDArray[np.integer[Any]], minimum: int = 50
+) -> NDArray[np.int64]:
+    """Share a sample among the classes of a map: by area, but ``minimum`` for rare ones.
 
     As the paper advises (section 5.1.2): rare classes get 50 to 100 units each, the rest is shared
-    in proportion to area. ``units (q,)``: how many units each class has; none gets more than that.
-    Raises InputError if ``total`` is too small for the minimum.
+    in proportion to area. ``areas (q,)`` in any one unit; ``units (q,)``: how many units each class
+    has; none gets more than that. Raises InputError if ``total`` is too small for the minimum.
     """
     there = np.asarray(units, np.int64)
+    areas = np.asarray(areas, np.float64)
     least = np.minimum(minimum, there)
     if total < least.sum():
         raise InputError(
@@ -156,16 +159,21 @@ def allocate(total: int, units: NDArray[np.integer[Any]], minimum: int = 50) -> 
         )
     total = min(total, int(there.sum()))
     chosen = least.copy()
-    # Classes that their share leaves below the minimum keep it; the others share what is left.
+    # Classes that their share leaves below the minimum keep it, those that it gives more than they
+    # have give all; the others share what is left.
     free = there > 0
     while True:
         left = total - int(chosen[~free].sum())
-        wanted = np.where(free, there / max(int(there[free].sum()), 1) * left, chosen)
-        short = free & (wanted < least)
-        if not short.any():
+        wanted = np.where(free, areas / max(float(areas[free].sum()), 1e-300) * left, chosen)
+        held = np.clip(wanted, least, there)
+        # Of both kinds the one that is further off is settled first: it changes the other.
+        short, over = (held - wanted)[free].clip(0).sum(), (wanted - held)[free].clip(0).sum()
+        settled = free & ((wanted < least) if short >= over else (wanted > there))
+        if not settled.any():
             break
-        free &= ~short
-    return _rounded(np.minimum(wanted, there), total, there)
+        chosen[settled] = held[settled].astype(np.int64)
+        free &= ~settled
+    return _rounded(wanted, total, there)
 
 
 def _rounded(wanted: Floats, total: int, units: NDArray[np.int64]) -> NDArray[np.int64]:

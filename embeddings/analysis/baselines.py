@@ -11,7 +11,7 @@ from embeddings.analysis.autocorrelation import unit_points
 from embeddings.analysis.clusters import squared
 from embeddings.analysis.folds import Split
 from embeddings.analysis.samples import Samples
-from embeddings.analysis.solving import solve, wanted_shares
+from embeddings.analysis.solving import solve, standardisation, wanted_shares
 
 Floats = NDArray[np.float32]
 
@@ -19,7 +19,7 @@ NEAREST = 5
 """Neighbours that vote."""
 
 DESCRIPTIONS = {
-    "dummy": "always the commonest class (of a number, the mean)",
+    "dummy": "always the commonest class of all labels (of a number, their mean)",
     "place": f"the {NEAREST} nearest labels on the Earth, by longitude and latitude alone",
     "neighbours": f"the {NEAREST} nearest labelled vectors",
     "centroid": "the nearest mean vector of a class",
@@ -29,14 +29,16 @@ DESCRIPTIONS = {
 def predict_baselines(samples: Samples, splits: list[Split]) -> dict[str, NDArray[Any]]:
     """Return what each baseline says of every sample when its fold is left out.
 
-    Shares ``(n, c)`` of the classes, or numbers ``(n, 1)``; by the names of DESCRIPTIONS.
+    Shares ``(n, c)`` of the classes, or numbers ``(n, 1)``; by the names of DESCRIPTIONS. The
+    dummy is one answer everywhere, of all labels: taken anew without each region it would name
+    what that region lacks, and its kappa, R squared and AUC would say less than "no skill".
     """
     wanted = _wanted(samples)
     names = [n for n in DESCRIPTIONS if n != "centroid" or samples.task == "classes"]
     found = {name: np.zeros(wanted.shape, np.float32) for name in names}
+    found["dummy"][:] = wanted.mean(axis=0)
     for train, test in splits:
         known = wanted[train]
-        found["dummy"][test] = known.mean(axis=0)
         found["place"][test] = _by_place(samples, train, test, known)
         found["neighbours"][test] = _by_vector(samples, train, test, known)
         if samples.task == "classes":
@@ -66,10 +68,8 @@ def _by_place(
 def _by_vector(
     samples: Samples, train: NDArray[np.int64], test: NDArray[np.int64], known: Floats
 ) -> Floats:
-    values = samples.vectors[train]
-    scale = np.maximum(values.std(axis=0), 1e-9)
-    mean = values.mean(axis=0)
-    values = (values - mean) / scale
+    mean, scale = standardisation(samples.take(train))
+    values = (samples.vectors[train] - mean) / scale
     count = min(NEAREST, len(train))
     found = np.empty((len(test), known.shape[1]), np.float32)
     for rows in np.array_split(np.arange(len(test)), max(1, len(test) // 512)):

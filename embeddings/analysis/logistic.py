@@ -27,7 +27,7 @@ HALVINGS = 20
 TOLERANCE = 1e-6
 """Nats per sample that one more step would gain, at which a fit ends."""
 
-ROUGH = 1e-5
+ROUGH = 1e-4
 """The same where strengths are only compared."""
 
 

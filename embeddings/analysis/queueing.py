@@ -18,7 +18,7 @@ from embeddings.errors import InputError
 
 Strategy = Literal["coverage", "uncertainty"]
 
-FEW_LABELS = 4
+FEW_LABELS = 2
 """Labels a class, on average, below which the space is covered first."""
 POOL = 10
 """So many times more of the least sure places than asked for are clustered."""
@@ -61,9 +61,9 @@ def queue(
 ) -> NDArray[np.int64]:
     """Return the numbers ``(min(many, n),)`` of the candidates to label, the most useful first.
 
-    ``vectors (n, d)`` are the candidates, ``labelled (m, d)`` what has labels already, both
-    standardised as the probe has them. With ``probabilities (n, c)`` of the probe the least sure
-    are asked for, without them the space is covered. Raises InputError.
+    ``vectors (n, d)`` are the candidates, ``labelled (m, d)`` what has labels already, both less
+    the probe's mean; only their directions count. With ``probabilities (n, c)`` of the probe the
+    least sure are asked for, without them the space is covered. Raises InputError.
     """
     if many < 1:
         raise InputError(f"{many} places to label were asked for; ask for 1 or more.")

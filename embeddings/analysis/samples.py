@@ -28,6 +28,8 @@ class Samples:
     in the order of the codes, one name for "positive", none for "number". ``lon``, ``lat``
     ``(n,) float64`` degrees. ``group (n,) int64``: the label feature a sample came from, never
     split over folds. ``weight (n,) float64`` or None: how much a sample counts in a fit.
+    ``blocks`` are the lengths of several vectors side by side, each of which has a scale of its own
+    in a probe; empty for one.
     """
 
     task: Task
@@ -38,6 +40,7 @@ class Samples:
     lat: NDArray[np.float64]
     group: NDArray[np.int64]
     weight: NDArray[np.float64] | None = None
+    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -64,6 +67,7 @@ class Samples:
             self.lat[rows],
             self.group[rows],
             None if self.weight is None else self.weight[rows],
+            self.blocks,
         )
 
     def thinned(self, most: int, seed: int = 0) -> Self:
@@ -98,6 +102,7 @@ class Samples:
             np.concatenate([self.lat, lat]),
             np.concatenate([self.group, np.arange(first, first + len(vectors))]),
             None if self.weight is None else np.append(self.weight, np.ones(len(vectors))),
+            self.blocks,
         )
 
 
@@ -105,6 +110,11 @@ def _check_shapes(samples: Samples) -> None:
     if samples.vectors.ndim != 2:
         raise InputError(
             f"The vectors have the shape {samples.vectors.shape}; rows (n, d) are needed."
+        )
+    if samples.blocks and sum(samples.blocks) != samples.dim:
+        raise InputError(
+            f"Vectors of {samples.blocks} dimensions side by side have {sum(samples.blocks)}; "
+            f"these have {samples.dim}."
         )
     count = len(samples.vectors)
     wanted = (count, len(samples.classes)) if samples.task == "multilabel" else (count,)

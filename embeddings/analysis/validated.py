@@ -36,9 +36,12 @@ class ValidationSettings:
     probabilities are those of classes equally frequent. ``asked_error`` may remain among the
     accepted. ``widths`` measures with narrower and wider regions too, ``curve`` with fewer labels.
     ``partitions``: in how many ways regions are drawn, the first of which the scores are of.
+    ``strength``: the penalty of all probes that are judged; None: each fold's is chosen on the
+    others.
     """
 
     kind: Kind = "logistic"
+    strength: float | None = None
     class_weight: ClassWeight = None
     folds: int = 10
     regions: int | None = None
@@ -75,6 +78,7 @@ class Validation:
     ``gap`` is random minus spatial of the task's main figure, and ``partitions`` are that figure
     for regions drawn in other ways, the one of ``spatial`` first. ``strength``, ``temperature``,
     ``selection`` and ``applicability`` are for the probe fitted to all labels (``finish``);
+    ``losses`` are the mean losses in regions left out by which the strength was chosen;
     ``outside`` is the share of regions left out that lay beyond the applicability of the rest.
     """
 
@@ -88,6 +92,7 @@ class Validation:
     random: Scored
     baselines: dict[str, Scored]
     strength: float
+    losses: dict[float, float]
     temperature: float
     calibration_error: float | None
     reliability: list[dict[str, float]]
@@ -129,6 +134,9 @@ class Validation:
                 for name, scored in self.baselines.items()
             },
             "strength": self.strength,
+            "strengths_tried": [
+                plain({"strength": s, "loss": loss}) for s, loss in self.losses.items()
+            ],
             "calibration": {
                 "temperature": self.temperature,
                 "error": self.calibration_error,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from embeddings.analysis import calibration as cal
-from embeddings.analysis.applicability import Applicability, measure_applicability
+from embeddings.analysis.applicability import Applicability, deviations, measure_applicability
 from embeddings.analysis.autocorrelation import correlogram, unit_points
 from embeddings.analysis.baselines import predict_baselines
 from embeddings.analysis.cautions import cautions
@@ -23,7 +23,7 @@ from embeddings.analysis.probes import LinearProbe, check_learnable
 from embeddings.analysis.region_widths import WidthScore, other_folds, region_width
 from embeddings.analysis.samples import Samples
 from embeddings.analysis.scores import MAIN, Scored, score
-from embeddings.analysis.solving import STRENGTHS, sample_weights, standardisation
+from embeddings.analysis.solving import STRENGTHS, sample_weights
 from embeddings.analysis.validated import (
     OMITTED,
     RANDOM_FOLDS,
@@ -121,6 +121,7 @@ class _Run:
             random,
             rivals,
             cross.strength,
+            cross.losses,
             temperature,
             error,
             bins,
@@ -186,11 +187,12 @@ class _Run:
         return self._scored(decide(own.task, self._cross(splits).honest), plan.region)
 
     def _cross(self, splits: list[Split], strengths: tuple[float, ...] = STRENGTHS) -> CrossFit:
+        asked = self.settings.strength
         return crossfit(
             self.samples,
             splits,
             kind=self.settings.kind,
-            strengths=strengths,
+            strengths=strengths if asked is None else (asked,),
             class_weight=self.settings.class_weight,
             check=self.check,
         )
@@ -261,7 +263,7 @@ def _omitting(least: float, taken: float) -> cal.Selection:
 
 
 def _measured(samples: Samples, most: int, seed: int) -> Applicability:
-    mean, scale = standardisation(samples)
+    mean, scale = deviations(samples.vectors)
     return measure_applicability(samples.vectors, mean, scale, samples.group, most=most, seed=seed)
 
 

@@ -16,6 +16,7 @@ from embeddings.probe.report import columns
 from embeddings.probe.sampling import LAYER, REFERENCE, STRATA
 
 SHOWN = 5
+CONFIDENCE = 0.95
 SOURCE = (
     "Olofsson, Foody, Herold, Stehman, Woodcock and Wulder (2014), Good practices for estimating "
     "area and assessing accuracy of land change, Remote Sensing of Environment 148, 42-57"
@@ -120,7 +121,7 @@ def assess(
     path: Path,
     field: str = REFERENCE,
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     merge_classes: bool = False,
 ) -> MapAccuracy:
     """Estimate accuracy and areas from a sample whose ``field`` holds the true classes.

@@ -7,7 +7,7 @@ from pathlib import Path
 from embeddings.atomic import atomic_path
 from embeddings.probe.accuracy import HEAD, SOURCE, MapAccuracy
 from embeddings.probe.html import listed, page, table, tag
-from embeddings.probe.model import IF_FULL
+from embeddings.probe.outputs import IF_FULL
 from embeddings.probe.report_html import confusion_table
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from embeddings.analysis.samples import Samples
 from embeddings.errors import InputError
+from embeddings.probe.beside import Beside
 from embeddings.store.reader import Reader
 
 A_POSITIVE = 10
@@ -15,7 +16,7 @@ LEAST, MOST = 1_000, 10_000
 
 
 def with_background(
-    samples: Samples, reader: Reader, labelled: NDArray[np.int64], wanted: int | None, seed: int
+    samples: Samples, beside: Beside, labelled: NDArray[np.int64], wanted: int | None, seed: int
 ) -> Samples:
     """Return positives with ``wanted`` seeded random places of their collection after them.
 
@@ -23,13 +24,13 @@ def with_background(
     10,000. Nobody knows the class of what is drawn: some of it is of the positives' class too,
     which lowers every figure a little. Raises InputError where nothing is left to draw.
     """
-    count = reader.collection.count
-    free = np.setdiff1d(np.arange(count), labelled)
+    reader, count = beside.reader, beside.first.count
+    free = np.setdiff1d(np.flatnonzero(beside.joined(np.arange(count))), labelled)
     if wanted is None:
         wanted = int(np.clip(A_POSITIVE * len(samples), LEAST, MOST))
     drawn = np.random.default_rng(seed).permutation(free)[:wanted]
     drawn.sort()
-    vectors = reader.vectors(drawn)
+    vectors = beside.vectors(drawn)
     usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     if not usable.any():
         raise InputError(

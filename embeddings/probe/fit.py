@@ -21,6 +21,7 @@ from embeddings.analysis.solving import Kind
 from embeddings.analysis.validation import Validation, finish, validate
 from embeddings.errors import CancelledError, InputError
 from embeddings.probe.background import with_background
+from embeddings.probe.beside import Beside
 from embeddings.probe.fit_job import ProbeJob
 from embeddings.probe.join_report import JoinReport
 from embeddings.probe.joining import join
@@ -29,8 +30,6 @@ from embeddings.probe.labels import read_labels
 from embeddings.probe.model import ProbeModel, TrainedOn
 from embeddings.report import Progress
 from embeddings.store import Store
-from embeddings.store.collection import Collection
-from embeddings.store.reader import Reader
 
 Tell = Callable[[Progress], None]
 Stop = Callable[[], bool]
@@ -97,16 +96,15 @@ def fit_first(
     """Read and join the labels and fit the probe to all of them; write nothing."""
     job.check()
     began = time.perf_counter()
-    collection = Store.open(job.store).collection(job.collection)
-    samples, labels = _samples(job, collection, progress, cancelled)
+    beside = Beside.open(Store.open(job.store), (job.collection, *job.others))
+    samples, labels = _samples(job, beside, progress, cancelled)
     joined = time.perf_counter()
     progress(Progress(JOINED, STEPS, f"{len(samples):,} labelled vectors read"))
     _stop_if(cancelled)
     probe = _fitted(job, samples, job.strength)
     seconds = {"labels": joined - began, "fit": time.perf_counter() - joined}
-    model = ProbeModel(
-        probe, (TrainedOn.of(collection),), {}, labels.to_json(), _provenance(job, seconds)
-    )
+    trained_on = tuple(map(TrainedOn.of, beside.collections))
+    model = ProbeModel(probe, trained_on, {}, labels.to_json(), _provenance(job, seconds))
     progress(Progress(FITTED, STEPS, "fitted"))
     return FittedProbe(job, samples, labels, model, seconds)
 
@@ -135,7 +133,7 @@ def judge(
         model = replace(first.model, validation=_not_judged(error))
         return ProbeOutcome(model, first.labels, None, first.seconds)
     probe = first.model.probe
-    if job.strength is None and probe.strength != validation.strength:
+    if probe.strength != validation.strength:
         probe = _fitted(job, first.samples, validation.strength)
     probe = finish(probe, validation)
     if job.unknown_error is None and probe.task == "classes":
@@ -151,10 +149,10 @@ def judge(
 
 
 def _samples(
-    job: ProbeJob, collection: Collection, progress: Tell, cancelled: Stop
+    job: ProbeJob, beside: Beside, progress: Tell, cancelled: Stop
 ) -> tuple[Samples, JoinReport]:
     labels = read_labels(job.labels, job.label_options())
-    seen, total = 0, max(collection.count, 1)
+    seen, total = 0, max(beside.first.count, 1)
 
     def tick(more: int) -> None:
         nonlocal seen
@@ -163,11 +161,10 @@ def _samples(
         done = int(min(seen / total, 1) * (JOINED - 5))
         progress(Progress(done, STEPS, f"labels joined to {seen:,} of {total:,} chips"))
 
-    joined = join(collection, labels, job.join_options(), tick)
-    samples, joined = with_vectors(collection, joined)
+    joined = join(beside.first, labels, job.join_options(), tick)
+    samples, joined = with_vectors(beside, joined)
     if samples.task == "positive":
-        reader = Reader(collection)
-        samples = with_background(samples, reader, joined.rows, job.background, job.seed)
+        samples = with_background(samples, beside, joined.rows, job.background, job.seed)
     return samples, joined.report
 
 
@@ -188,13 +185,6 @@ def _said_of(job: ProbeJob, validation: Validation) -> dict[str, Any]:
     said = validation.to_json()
     if job.unknown_error is None and validation.task == "classes":
         said["selection"] = None
-    if job.strength is not None and job.strength != validation.strength:
-        said["warnings"] = [
-            f"The probe has the strength {job.strength:g} that was asked for; the figures are of "
-            "probes whose strength was chosen without each region left out "
-            f"(best over all: {validation.strength:g}).",
-            *said["warnings"],
-        ]
     return said
 
 

@@ -33,6 +33,8 @@ class ProbeJob:
     store: Path
     collection: str
     labels: Path
+    others: tuple[str, ...] = ()
+    """Collections of the store whose vectors stand beside, joined by the ids of the items."""
     layer: str | None = None
     field: str | None = None
     out: Path | None = None
@@ -101,6 +103,7 @@ class ProbeJob:
         """Return how the probe is judged."""
         return ValidationSettings(
             kind=kind,
+            strength=self.strength,
             class_weight=self.class_weight,
             folds=self.folds,
             block_m=self.block_m,

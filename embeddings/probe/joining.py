@@ -92,7 +92,7 @@ def _join_layer(
     labels: dict[str, int | None] = dict(zip(layer.targets.classes, counts.tolist(), strict=False))
     kinds = np.bincount(layer.kind, minlength=len(Kind)).tolist()
     head = {
-        "source": str(layer.path),
+        "source": layer.path.name,
         "layer": layer.layer,
         "field": layer.field,
         "crs": layer.crs.name,
@@ -137,7 +137,7 @@ def _join_raster(
         little = chips_dropped(reader, found.little, LITTLE)
         raise _nothing(reader, (little,) if little.count else (), raster_box(raster), ())
     head = {
-        "source": str(raster.path),
+        "source": raster.path.name,
         "layer": "",
         "field": f"band {raster.band}",
         "crs": raster.grid.crs.name,

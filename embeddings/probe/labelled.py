@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from embeddings.analysis.samples import Samples, Task
 from embeddings.errors import InputError
+from embeddings.probe.beside import Beside
 from embeddings.probe.join_report import SHOWN, ClassCount, Dropped, JoinReport
 from embeddings.store.collection import Collection
 from embeddings.store.reader import Reader
 
 NOT_FINITE = "its vector holds values that are not numbers"
 ZERO = "its vector is all zero"
+ALONE = "the collection beside has no item of its id"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +61,28 @@ class Joined:
 
 def samples(collection: Collection, joined: Joined) -> Samples:
     """Read the vectors of labelled chips; see ``with_vectors``."""
-    return with_vectors(collection, joined)[0]
+    return with_vectors(Beside((collection,)), joined)[0]
 
 
-def with_vectors(collection: Collection, joined: Joined) -> tuple[Samples, Joined]:
-    """Read the vectors of labelled chips as they are stored.
+def with_vectors(beside: Beside, joined: Joined) -> tuple[Samples, Joined]:
+    """Read the vectors of labelled chips of the first collection, and of their partners.
 
-    Chips whose vector is all zero, or not all numbers, are left out of the samples and of what is
-    returned beside them, whose report counts them. Raises InputError if too few are left.
+    Chips without a partner, or whose vector is all zero or not all numbers, are left out of the
+    samples and of what is returned beside them, whose report counts them. Raises InputError if too
+    few are left.
     """
-    reader = Reader(collection)
-    vectors = reader.vectors(joined.rows)
-    finite = np.isfinite(vectors).all(axis=1)
-    zero = finite & ~vectors.any(axis=1)
+    reader, there = beside.reader, beside.joined(joined.rows)
+    vectors = beside.vectors(joined.rows[there])
+    numbers = np.isfinite(vectors).all(axis=1)
+    some = vectors.any(axis=1)
+    finite, zero = there.copy(), there.copy()
+    finite[there], zero[there] = numbers, numbers & ~some
     keep = finite & ~zero
     dropped = [
         chips_dropped(reader, joined.rows[mask], reason)
-        for mask, reason in ((~finite, NOT_FINITE), (zero, ZERO))
+        for mask, reason in ((~there, ALONE), (there & ~finite, NOT_FINITE), (zero, ZERO))
     ]
-    if not keep.all():
-        vectors = vectors[keep]
+    vectors = vectors[keep[there]]
     target, classes = present(joined.task, joined.target[keep], joined.classes)
     labels = {each.name: each.labels for each in joined.report.classes}
     table = class_table(joined.task, target, classes, labels)
@@ -91,7 +95,8 @@ def with_vectors(collection: Collection, joined: Joined) -> tuple[Samples, Joine
         )
     left.check()
     lon, lat = _places(reader, left.rows)
-    made = Samples(left.task, vectors, target, classes, lon, lat, left.group)
+    blocks = beside.dims if len(beside.dims) > 1 else ()
+    made = Samples(left.task, vectors, target, classes, lon, lat, left.group, blocks=blocks)
     return made, left
 
 

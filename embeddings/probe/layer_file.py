@@ -14,15 +14,14 @@ import pyarrow as pa
 
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError
-from embeddings.probe.model import IF_FULL
+from embeddings.probe.outputs import IF_FULL, check_file
 
 
 def check_layer_path(path: Path) -> None:
-    """Raise InputError, before any work, if a layer could not be written there."""
+    """Raise InputError or StoreError, before any work, if a layer could not be written there."""
     if path.suffix.lower() != ".gpkg":
         raise InputError(f"'{path.name}' is no GeoPackage. Give a name that ends in .gpkg.")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"'{path}' cannot be written: name a file in a folder that exists.")
+    check_file(path)
     if path.exists():
         raise InputError(
             f"'{path}' is there already, and what was filled in there would be lost. Name another "

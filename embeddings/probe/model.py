@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,12 +25,12 @@ from embeddings.analysis.probes import Kind, LinearProbe
 from embeddings.analysis.samples import TASKS, Task
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError, SourceError, SourceNotFoundError, SpecMismatchError
+from embeddings.probe.outputs import IF_FULL, check_file
 from embeddings.spec import EmbeddingSpec
 from embeddings.store.collection import Collection
 
 FORMAT = "terrakin-probe"
 FORMAT_VERSION = 1
-IF_FULL = "Free some space, or write to another disk."
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -136,19 +136,32 @@ class ProbeModel:
         least share of valid pixels, mask; and what is about rows only: source, licence,
         attributes, what search takes off.
         """
-        if len(self.trained_on) != 1:
+        self.check_beside([(collection, spec)])
+
+    def check_beside(self, collections: Sequence[tuple[str, EmbeddingSpec]]) -> None:
+        """Raise SpecMismatchError unless the probe understands these vectors, side by side.
+
+        ``collections`` are their names and specs, in the order in which it was fitted to them.
+        """
+        if len(self.trained_on) != len(collections):
             names = " and ".join(f"'{each.collection}'" for each in self.trained_on)
+            given = " and ".join(f"'{name}'" for name, _ in collections)
             raise SpecMismatchError(
-                f"The probe needs the vectors of two collections side by side ({names}); "
-                f"collection '{collection}' is one."
+                f"The probe needs the vectors of {len(self.trained_on)} collections side by side "
+                f"({names}); {len(collections)} came ({given}). Name all with --collection and "
+                "--with, in that order."
+                if len(self.trained_on) > 1
+                else f"The probe was fitted to one collection ({names}); {len(collections)} came "
+                f"({given}). Leave out --with."
             )
-        found = differences(self.spec, spec)
-        if found:
-            raise SpecMismatchError(
-                f"The probe was fitted to other vectors than those of collection '{collection}' "
-                f"(asked: by the probe): {'; '.join(found)}. Fit a probe to this collection, or "
-                f"predict on one made as '{self.trained_on[0].collection}' was."
-            )
+        for known, (name, spec) in zip(self.trained_on, collections, strict=True):
+            found = differences(known.spec, spec)
+            if found:
+                raise SpecMismatchError(
+                    f"The probe was fitted to other vectors than those of collection '{name}' "
+                    f"(asked: by the probe): {'; '.join(found)}. Fit a probe to this collection, "
+                    f"or predict on one made as '{known.collection}' was."
+                )
 
 
 def differences(wanted: EmbeddingSpec, spec: EmbeddingSpec) -> list[str]:
@@ -187,11 +200,10 @@ def model_files(path: Path) -> tuple[Path, Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError, before a long fit, if a model could not be written to ``path``."""
+    """Raise InputError or StoreError, before a long fit, if a model could not be written there."""
     tensors_file, json_file = model_files(path)
     for file in (tensors_file, json_file):
-        if file.is_dir() or not file.absolute().parent.is_dir():
-            raise InputError(f"'{file}' cannot be written: name a file in a folder that exists.")
+        check_file(file)
     if json_file.exists() and not tensors_file.exists():
         raise InputError(
             f"'{json_file}' is there and belongs to no model; it would be overwritten. Choose "

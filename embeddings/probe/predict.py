@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,9 @@ from embeddings import __version__
 from embeddings.analysis.probes import UNKNOWN
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError, NoDataError, OutsideCoverageError
-from embeddings.probe.model import IF_FULL, ProbeModel
+from embeddings.probe.beside import Beside
+from embeddings.probe.model import ProbeModel
+from embeddings.probe.outputs import IF_FULL, check_file
 from embeddings.probe.predict_grids import pixels_of
 from embeddings.probe.predict_raster import (
     Drawn,
@@ -24,9 +26,11 @@ from embeddings.probe.predict_raster import (
     sidecars,
     write_rasters,
 )
-from embeddings.probe.predict_rows import Chunk, Rows, Wanted
+from embeddings.probe.predict_rows import Rows
 from embeddings.probe.predict_scores import Scorer
+from embeddings.probe.predict_scoring import Chunk, Wanted
 from embeddings.probe.predict_tables import Table, write_geopackage, write_parquet
+from embeddings.probe.predict_workers import WorkersWanted
 from embeddings.report import Pace, Progress
 from embeddings.sources.areas import Area
 from embeddings.store.collection import Collection
@@ -43,13 +47,21 @@ class PredictOptions:
 
     ``per_class``: the probability of each class. ``applicability``: the distance to the training
     data, where the probe knows it. ``measures``: of .tif, a second file NAME_probability.tif with
-    all that is not the class. ``scenes``: only these; none: all.
+    all that is not the class. ``scenes``: only these; none: all. ``workers`` processes compute, or
+    those of the Dask cluster at ``scheduler``, which see the store under the same name.
     """
 
     per_class: bool = False
     applicability: bool = True
     measures: bool = False
     scenes: tuple[str, ...] = ()
+    workers: int = 1
+    scheduler: str | None = None
+
+    @property
+    def workers_wanted(self) -> WorkersWanted:
+        """Where to compute."""
+        return WorkersWanted(self.workers, self.scheduler)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ def predict(
     collection: Collection,
     out: Path,
     *,
+    others: Sequence[Collection] = (),
     within: Area | None = None,
     time: TimeRange | None = None,
     options: PredictOptions | None = None,
@@ -121,17 +134,20 @@ def predict(
     The suffix of ``out`` chooses: ``.parquet`` (GeoParquet 1.1), ``.gpkg`` (footprints with a
     style), ``.tif`` (Cloud-Optimised GeoTIFF, a pixel a chip; of several scenes at one place the
     latest stands). Files that are there are replaced, once the new ones are whole. The bytes
-    depend on the model, the collection and what is asked for, not on the time or the number of
-    threads.
+    depend on the model, the collection and what is asked for, not on the time or who computes.
+    ``others`` are the collections whose vectors stand beside, in the order of the fit; chips
+    without a partner of the same id in them have no prediction.
 
     Raises SpecMismatchError if the probe understands other vectors, OutsideCoverageError if no
-    chip is asked for, CancelledError, InputError or StoreError.
+    chip is asked for, CancelledError, InputError, StoreError, or TerrakinError if workers are lost.
     """
     options = options or PredictOptions()
     check_out(out, options)
-    model.check(collection.spec, collection.id)
+    options.workers_wanted.check()
+    model.check_beside([(each.id, each.spec) for each in (collection, *others)])
+    beside = Beside.of((collection, *others))
     wanted = Wanted(within, time, options.scenes)
-    return _Run(model, collection, out, wanted, options, progress, cancelled).write()
+    return _Run(model, beside, out, wanted, options, progress, cancelled).write()
 
 
 class _Run:
@@ -140,26 +156,30 @@ class _Run:
     def __init__(
         self,
         model: ProbeModel,
-        collection: Collection,
+        beside: Beside,
         out: Path,
         wanted: Wanted,
         options: PredictOptions,
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> None:
+        collection = beside.first
         self.collection = collection
+        self.beside = beside
         self.out = out
         self.wanted = wanted
         self.options = options
+        # Vectors side by side are put together as they are, not as they are stored.
+        scale = collection.spec.scale if len(beside.collections) == 1 else None
         self.scorer = Scorer(
             model.probe,
-            collection.spec,
+            scale,
             applicability=options.applicability,
             per_class=options.per_class,
         )
         self.is_raster = out.suffix.lower() in RASTERS
-        self.rows = Rows(collection, wanted, oldest_first=self.is_raster)
-        self.said = _provenance(model, collection, wanted)
+        self.rows = Rows(beside, wanted, oldest_first=self.is_raster)
+        self.said = _provenance(model, beside, wanted)
         self.tally = _Tally(self.scorer)
         self.progress = progress
         self.cancelled = cancelled
@@ -173,6 +193,12 @@ class _Run:
             notes.append(
                 f"{self.tally.no_data:,} vectors hold values that are not numbers; they have no "
                 "prediction."
+            )
+        if self.beside.alone:
+            notes.append(
+                f"{self.beside.alone:,} of {self.collection.count:,} chips of "
+                f"'{self.collection.id}' have no partner of their id in the collections beside; "
+                "they have no prediction."
             )
         return PredictReport(
             self.collection.id,
@@ -191,7 +217,8 @@ class _Run:
         def tell(done: int) -> None:
             self.progress(Progress(done, total, pace.message(done)))
 
-        chunks = self.rows.scored(self.scorer, columns, tell, self.cancelled)
+        workers = self.options.workers_wanted
+        chunks = self.rows.scored(self.scorer, columns, workers, tell, self.cancelled)
         return self.tally.counted(chunks, self.collection)
 
     def _table(self) -> tuple[list[Path], list[str]]:
@@ -255,23 +282,22 @@ def measures_file(out: Path) -> Path:
 
 
 def check_out(out: Path, options: PredictOptions | None = None) -> None:
-    """Raise InputError if ``predict`` cannot write there, before any work is done."""
+    """Raise InputError or StoreError, before any work, if ``predict`` cannot write there."""
     if out.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"'{out.name}' has no suffix of a prediction. Use one of {', '.join(SUFFIXES)}."
         )
-    folder = out.absolute().parent
-    if not folder.is_dir() or out.is_dir():
-        raise InputError(f"'{out}' cannot be written: name a file in a folder that exists.")
+    check_file(out)
     if options is not None and options.measures and out.suffix.lower() not in RASTERS:
         raise InputError(
             f"A second raster belongs to .tif; '{out.name}' holds probabilities by itself."
         )
 
 
-def _provenance(model: ProbeModel, collection: Collection, wanted: Wanted) -> dict[str, Any]:
+def _provenance(model: ProbeModel, beside: Beside, wanted: Wanted) -> dict[str, Any]:
     """Say what the prediction was made of; no time of running, so that equal maps are equal."""
     area, time = wanted.within, wanted.time
+    collection, *others = beside.collections
     said: dict[str, Any] = {
         "terrakin": __version__,
         "task": model.probe.task,
@@ -284,6 +310,17 @@ def _provenance(model: ProbeModel, collection: Collection, wanted: Wanted) -> di
         "source": collection.spec.source,
         "licence": collection.licence,
     }
+    if others:
+        said["beside"] = [
+            {
+                "collection": each.id,
+                "collection_state": each.state,
+                "product": each.spec.product,
+                "source": each.spec.source,
+                "licence": each.licence,
+            }
+            for each in others
+        ]
     if area is not None:
         bounds = [round(side, 7) for side in area.bounds.west_south_east_north()]
         said |= {"within_bounds": bounds, "within_sha256": area.fingerprint}

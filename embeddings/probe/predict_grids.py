@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from embeddings.errors import InputError, StoreFormatError
 from embeddings.grid import MajorTomGrid
-from embeddings.probe.predict_rows import Chunk
+from embeddings.probe.predict_scoring import Chunk
 from embeddings.store.collection import Collection, Scene
 
 ALIGNED = 0.01

@@ -24,8 +24,8 @@ from embeddings.analysis.probes import UNKNOWN
 from embeddings.atomic import check_space
 from embeddings.errors import StorageFullError, StoreError
 from embeddings.probe.predict_grids import Frame, Pixels
-from embeddings.probe.predict_rows import Chunk
 from embeddings.probe.predict_scores import Scorer
+from embeddings.probe.predict_scoring import Chunk
 from embeddings.probe.predict_style import (
     ORIGIN,
     UNKNOWN_COLOUR,
@@ -140,7 +140,7 @@ def write_rasters(
     with ExitStack() as stack:
         maps = {path: _map(stack, path.parent, sheet, frame) for path, sheet in files.items()}
         folder = next(iter(files)).parent
-        seen = stack.enter_context(_mapped(folder, (frame.height * frame.width,), "uint8"))
+        seen = stack.enter_context(mapped(folder, (frame.height * frame.width,), "uint8"))
         for chunk in chunks:
             rows, where = pixels.of(chunk)
             drawn.overlaid += int(seen[where].sum())
@@ -156,7 +156,7 @@ def write_rasters(
             )
         for path, sheet in files.items():
             bands = maps[path].reshape(len(sheet.bands), frame.height, frame.width)
-            _write_cog(path, sheet, bands, frame, window, provenance)
+            write_cog(path, sheet, bands, frame, provenance, window)
     return drawn
 
 
@@ -171,14 +171,14 @@ def _values(chunk: Chunk, sheet: Sheet, band: str) -> NDArray[Any]:
 
 def _map(stack: ExitStack, folder: Path, sheet: Sheet, frame: Frame) -> NDArray[Any]:
     shape = (len(sheet.bands), frame.height * frame.width)
-    values = stack.enter_context(_mapped(folder, shape, sheet.dtype))
+    values = stack.enter_context(mapped(folder, shape, sheet.dtype))
     if sheet.nodata != 0:
         values[:] = sheet.nodata
     return values
 
 
 @contextmanager
-def _mapped(folder: Path, shape: tuple[int, ...], dtype: str) -> Iterator[NDArray[Any]]:
+def mapped(folder: Path, shape: tuple[int, ...], dtype: str) -> Iterator[NDArray[Any]]:
     """Lend zeros in a file without a name, which the system removes however this ends."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     check_space(folder, size)
@@ -189,15 +189,19 @@ def _mapped(folder: Path, shape: tuple[int, ...], dtype: str) -> Iterator[NDArra
         yield np.memmap(file, dtype, "w+", shape=shape)
 
 
-def _write_cog(
+def write_cog(
     path: Path,
     sheet: Sheet,
     bands: NDArray[Any],
     frame: Frame,
-    window: Window,
     provenance: Mapping[str, Any],
+    window: Window | None = None,
 ) -> None:
-    """Write ``bands (b, height, width)`` through a plain file that GDAL then arranges anew."""
+    """Write ``bands (b, height, width)``, or a window, through a file that GDAL arranges anew.
+
+    Raises StorageFullError or StoreError.
+    """
+    window = window or Window(0, 0, frame.width, frame.height)
     plain = path.with_suffix(".plain.tif")
     try:
         _write_plain(plain, sheet, bands, frame, window, provenance)

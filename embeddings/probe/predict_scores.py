@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.analysis.probes import UNKNOWN, LinearProbe
-from embeddings.spec import EmbeddingSpec
 
 BLOCK_ROWS = 2048
 """Rows of one matrix product: the block in float32 stays in the processor's cache.
@@ -74,20 +73,21 @@ class Scorer:
     ``probability`` is that of the class named or most likely, calibrated; ``margin`` its distance
     to the second; ``entropy`` that of all classes, as a share of the largest there can be.
     ``applicability`` is the distance to the training data, where the probe knows it and it is
-    asked for. ``per_class`` adds ``p_CLASS``.
+    asked for. ``per_class`` adds ``p_CLASS``. ``scale (d,)`` is what stored int8 is to be
+    multiplied by; None for vectors as they are.
     """
 
     def __init__(
         self,
         probe: LinearProbe,
-        spec: EmbeddingSpec,
+        scale: Sequence[float] | None,
         *,
         applicability: bool = True,
         per_class: bool = False,
     ) -> None:
         self.probe = probe
         weights, bias = probe.folded
-        self._scale = None if spec.scale is None else np.asarray(spec.scale, np.float32)
+        self._scale = None if scale is None else np.asarray(scale, np.float32)
         if self._scale is not None:
             weights = weights * self._scale[:, None]
         self._weights = np.ascontiguousarray(weights, np.float32)

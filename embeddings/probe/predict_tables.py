@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from embeddings.analysis.probes import UNKNOWN
 from embeddings.errors import StorageFullError, StoreError
 from embeddings.probe.layer_file import add_style
-from embeddings.probe.predict_rows import Chunk
 from embeddings.probe.predict_scores import Scorer
+from embeddings.probe.predict_scoring import Chunk
 from embeddings.probe.predict_style import UNKNOWN_COLOUR, category_qml, colours, range_qml
 from embeddings.store.schema import BBOX, ITEM_COLUMNS, SIDES, geo_metadata
 

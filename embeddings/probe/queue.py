@@ -18,7 +18,7 @@ from embeddings.probe.joining import join
 from embeddings.probe.labels import LabelOptions, read_labels
 from embeddings.probe.layer_file import write_layer
 from embeddings.probe.model import ProbeModel
-from embeddings.probe.predict_rows import inside
+from embeddings.probe.predict_scoring import inside
 from embeddings.report import Pace, Progress
 from embeddings.sources.areas import Area
 from embeddings.store.collection import Collection
@@ -104,13 +104,12 @@ def make_queue(
         found = scan.least_sure(probe)
     else:
         found = scan.sampled()
-    mean, scale = _standard(probe, found.vectors)
-    known = (reader.vectors(labelled) - mean) / scale
+    middle = probe.mean if probe is not None else found.vectors.mean(axis=0)
     likely = _likely(probe, found.vectors) if strategy == "uncertainty" else None
     chosen = queue(
-        ((found.vectors - mean) / scale).astype(np.float32),
+        found.vectors - middle,
         options.many,
-        labelled=known.astype(np.float32),
+        labelled=reader.vectors(labelled) - middle,
         probabilities=likely,
         seed=options.seed,
     )
@@ -209,15 +208,6 @@ class _Scan:
                 "area asked for; there is nothing to label. Name another area."
             )
         return found
-
-
-def _standard(
-    probe: LinearProbe | None, vectors: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if probe is not None:
-        return probe.mean, probe.scale
-    scale = vectors.std(axis=0)
-    return vectors.mean(axis=0), np.where(scale > 0, scale, 1).astype(np.float32)
 
 
 def _likely(probe: LinearProbe | None, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

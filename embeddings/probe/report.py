@@ -13,7 +13,8 @@ from typing import Any
 from embeddings.analysis.plain import plain
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError
-from embeddings.probe.model import IF_FULL, ProbeModel, model_files
+from embeddings.probe.model import ProbeModel, model_files
+from embeddings.probe.outputs import IF_FULL, check_file
 
 FORMAT = "terrakin-probe-report"
 FORMAT_VERSION = 1
@@ -87,7 +88,7 @@ def probe_report(model: ProbeModel) -> dict[str, Any]:
 
 
 def check_report_path(path: Path, model: Path | None = None) -> None:
-    """Raise InputError, before a long fit, if a report could not be written there.
+    """Raise InputError or StoreError, before a long fit, if a report could not be written there.
 
     ``model`` is where a model is or will be, whose files a report must not replace.
     """
@@ -95,8 +96,7 @@ def check_report_path(path: Path, model: Path | None = None) -> None:
         raise InputError(
             f"'{path.name}' has no suffix of a report. Use one of {', '.join(SUFFIXES)}."
         )
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"'{path}' cannot be written: name a file in a folder that exists.")
+    check_file(path)
     if model is not None and path.absolute() in {file.absolute() for file in model_files(model)}:
         raise InputError(f"'{path}' is a file of the model itself. Choose another for the report.")
 
@@ -170,7 +170,7 @@ def label_lines(labels: Report) -> list[str]:
 
 
 def _split(validation: Report) -> list[str]:
-    return [f"Spatial validation: {split_text(validation['split'])}"]
+    return [f"Spatial validation: {split_text(validation['split'])}", strength_text(validation)]
 
 
 def split_text(split: Report) -> str:
@@ -180,6 +180,18 @@ def split_text(split: Report) -> str:
         f"of {split['blocks']} blocks of {length(split['block_m'])}, with nothing trained on that "
         f"is nearer than {length(split['buffer_m'])} to what is tested. The labels resemble each "
         f"other over {length(split['range_m'])}."
+    )
+
+
+def strength_text(validation: Report) -> str:
+    """Return whose strength the figures are of, in a sentence."""
+    strength = f"The penalty on weights has the strength {validation['strength']:g}"
+    if validation["settings"]["strength"] is not None:
+        return f"{strength}, as asked for; all figures are of probes with it."
+    tried = ", ".join(f"{each['strength']:g}" for each in validation["strengths_tried"])
+    return (
+        f"{strength}, which had the least loss in left-out regions (tried: {tried}). For the "
+        "figures of each region it was chosen without that region."
     )
 
 

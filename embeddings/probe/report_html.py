@@ -16,6 +16,7 @@ from embeddings.probe.report import (
     label_lines,
     number,
     split_text,
+    strength_text,
     trust_lines,
     width_lines,
 )
@@ -134,7 +135,8 @@ def _split(validation: Report) -> list[Html]:
         [f"{each['lon']:.4f}, {each['lat']:.4f}", f"{each['samples']:,}", number(each[key])]
         for each in regions
     ]
-    parts = [tag("p", split_text(validation["split"])), listed(width_lines(validation))]
+    told = f"{split_text(validation['split'])} {strength_text(validation)}"
+    parts = [tag("p", told), listed(width_lines(validation))]
     if any(each[key] is not None for each in regions):
         parts.append(table(["region left out (centre: lon, lat)", "samples", column], rows))
     return parts

@@ -99,7 +99,7 @@ def draw_sample(path: Path, options: SampleOptions) -> MapSample:
         areas[kept],
     )
     total = options.total or _planned(options, units, areas, names == found.unknown)
-    sizes = allocate(total, units, options.minimum)
+    sizes = allocate(total, areas, units, options.minimum)
     places = _drawn(found, names, sizes, options.seed)
     strata = pa.table(
         {

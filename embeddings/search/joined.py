@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embeddings.errors import InputError
+from embeddings.query.items import ItemTable
 from embeddings.search.loaded import Loaded
 from embeddings.spacing import distances_m
+from embeddings.store.reader import Reader
 
 Numbers = NDArray[np.integer[Any]]
 
@@ -23,6 +25,21 @@ APART_M = 30.0
 APART_SHARE = 0.25
 """Nor may they lie further apart than this share of the chip's shorter side."""
 BLOCK_ROWS = 1_000_000
+
+
+class Joinable(Protocol):
+    """What joining needs of a collection."""
+
+    @property
+    def reader(self) -> Reader:
+        """What reads its columns."""
+
+    @property
+    def items(self) -> ItemTable:
+        """The centres of its rows."""
+
+    def rows(self, positions: NDArray[np.int64]) -> pa.Table:
+        """Return rows by their numbers, in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +58,7 @@ class Join:
     @classmethod
     def of(cls, parts: Sequence[Loaded]) -> Join:
         """Pair the rows. Raises InputError if none is shared, or if their centres disagree."""
-        ids = [_ids(part) for part in parts]
-        rows = [np.arange(len(ids[0]))]
-        for others in ids[1:]:
-            partner = pc.index_in(ids[0].take(pa.array(rows[0])), value_set=others)
-            there = partner.is_valid().to_numpy(zero_copy_only=False)
-            found = partner.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-            rows = [*(each[there] for each in rows), found]
-        if not len(rows[0]):
-            raise InputError(_nothing_shared(parts, ids))
-        _check_centres(parts, rows)
+        rows = paired(parts)
         most = max(part.index.count for part in parts)
         kind = np.dtype(np.int32 if most < np.iinfo(np.int32).max else np.int64)
         number = []
@@ -80,23 +88,41 @@ class Join:
         return tuple(None if len(number) == self.count else number >= 0 for number in self.number)
 
 
-def _ids(part: Loaded) -> pa.Array:
+def paired(parts: Sequence[Joinable]) -> list[NDArray[np.int64]]:
+    """Return the rows of each collection that all share, in the order of the first.
+
+    Raises InputError if none is shared, or if their centres disagree.
+    """
+    ids = [_ids(part) for part in parts]
+    rows = [np.arange(len(ids[0]))]
+    for others in ids[1:]:
+        partner = pc.index_in(ids[0].take(pa.array(rows[0])), value_set=others)
+        there = partner.is_valid().to_numpy(zero_copy_only=False)
+        found = partner.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+        rows = [*(each[there] for each in rows), found]
+    if not len(rows[0]):
+        raise InputError(_nothing_shared(parts, ids))
+    _check_centres(parts, rows)
+    return rows
+
+
+def _ids(part: Joinable) -> pa.Array:
     tables = part.reader.columns(("id",))
     chunks = [chunk.cast(pa.large_string()) for table in tables for chunk in table["id"].chunks]
     return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
 
 
-def _nothing_shared(parts: Sequence[Loaded], ids: Sequence[pa.Array]) -> str:
+def _nothing_shared(parts: Sequence[Joinable], ids: Sequence[pa.Array]) -> str:
     names = [f"'{part.reader.collection.id}'" for part in parts]
     shown = ", ".join(f"'{own[0].as_py()}' of {name}" for name, own in zip(names, ids, strict=True))
     return (
         f"Collections {', '.join(names)} share no item ids: {shown}, for example. Items are joined "
-        "by their ids; search collections of the same scenes cut into the same chips, or of the "
+        "by their ids; take collections of the same scenes cut into the same chips, or of the "
         "same grid."
     )
 
 
-def _check_centres(parts: Sequence[Loaded], rows: Sequence[NDArray[np.int64]]) -> None:
+def _check_centres(parts: Sequence[Joinable], rows: Sequence[NDArray[np.int64]]) -> None:
     """Raise InputError if two rows of one id lie in two places, naming the pair that is worst."""
     first = parts[0].items
     for part, own in zip(parts[1:], rows[1:], strict=True):
@@ -116,7 +142,7 @@ def _check_centres(parts: Sequence[Loaded], rows: Sequence[NDArray[np.int64]]) -
                 f"Collections '{parts[0].reader.collection.id}' and "
                 f"'{part.reader.collection.id}' are not on one grid: '{item['id'][0].as_py()}' "
                 f"lies at {first.lon[one]:.6f}, {first.lat[one]:.6f} in the first and at "
-                f"{part.items.lon[other]:.6f}, {part.items.lat[other]:.6f} in the other. Search "
+                f"{part.items.lon[other]:.6f}, {part.items.lat[other]:.6f} in the other. Take "
                 "each by itself, or embed one anew with the other's chips."
             )
 

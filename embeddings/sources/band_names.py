@@ -106,6 +106,12 @@ def match(wanted: Sequence[BandWant], there: Sequence[str]) -> list[int]:
     return [index for index in found if index is not None]
 
 
+def wavelengths(names: Sequence[str]) -> list[float | None]:
+    """Return the centre wavelength of each band in micrometres, None where its name tells none."""
+    common = dict(_TABLES[SENTINEL_2].values())
+    return [band.um or common.get(band.common or "") for band in _meanings(names)]
+
+
 def missing(want: BandWant, there: Sequence[str], advice: str = "") -> BandError:
     """Return the error of a band that an encoder needs and the scene has not."""
     advice = advice or (

@@ -100,6 +100,16 @@ class MosaicScene(PlacedScene):
             return MosaicScene(self._own, grid, None, stack)
 
     @property
+    def known(self) -> list[str]:
+        """Names of the bands, empty where a name is only a position in a file."""
+        return self._own[0].known
+
+    @property
+    def resolutions_m(self) -> tuple[float, ...]:
+        """The pixel size of each band in the files of the first member, metres."""
+        return self._own[0].resolutions_m
+
+    @property
     def nodata(self) -> float | None:
         """The undeclared nodata value in use in the first member."""
         return self._own[0].nodata
@@ -161,9 +171,17 @@ class MosaicScene(PlacedScene):
         self, row: int, col: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a window, as every scene does."""
+        values, valid, _ = self.read_apart(row, col, height, width)
+        return values, valid
+
+    def read_apart(
+        self, row: int, col: int, height: int, width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Read a window; after validity, where there is data that mask bands hide."""
         row, col = row + self.first_px[0], col + self.first_px[1]
         values = np.zeros((len(self.bands), height, width), dtype=np.float32)
         valid = np.zeros((height, width), dtype=bool)
+        hidden = np.zeros((height, width), dtype=bool)
         for member in self._members:
             top, bottom, left, right = member.place
             first, last = max(row, top), min(row + height, bottom)
@@ -173,11 +191,14 @@ class MosaicScene(PlacedScene):
             at = np.s_[first - row : last - row, start - col : end - col]
             if valid[at].all():
                 continue
-            pixels, there = member.scene.read(first - top, start - left, last - first, end - start)
+            pixels, there, masked = member.scene.read_apart(
+                first - top, start - left, last - first, end - start
+            )
             there &= ~valid[at]
             np.copyto(values[:, at[0], at[1]], pixels, where=there)
             valid[at] |= there
-        return values, valid
+            hidden[at] |= masked
+        return values, valid, hidden & ~valid
 
 
 def _check_bands(first: RasterScene, member: RasterScene) -> None:

@@ -92,6 +92,12 @@ class RasterScene(PlacedScene):
         return [band.name if band.known else "" for band in self._bands]
 
     @property
+    def resolutions_m(self) -> tuple[float, ...]:
+        """The pixel size of each band in its file, metres; that of the grid where it is finer."""
+        sizes = (pixel_ratio(band.file, self.grid) for band in self._bands)
+        return tuple(self.gsd_m * max(1, size) for size in sizes)
+
+    @property
     def nodata(self) -> float | None:
         """The undeclared nodata value in use: given by the user or found in the corners."""
         return self._opened.nodata
@@ -184,6 +190,13 @@ class RasterScene(PlacedScene):
         self, row: int, col: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a window, as every scene does."""
+        values, valid, _ = self.read_apart(row, col, height, width)
+        return values, valid
+
+    def read_apart(
+        self, row: int, col: int, height: int, width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Read a window; after validity, where there is data that the mask band hides."""
         row, col = row + self.first_px[0], col + self.first_px[1]
         window = Window(col, row, width, height)
         values = np.empty((len(self._bands), height, width), dtype=np.float32)
@@ -209,9 +222,11 @@ class RasterScene(PlacedScene):
                 layer += band.offset
         if self._opened.in_all_bands:
             valid &= ~(self._filled(row, col, height, width) if self._reach else held)
+        hidden = np.zeros_like(valid)
         if self._mask is not None:
-            valid &= ~self._mask.rule.missing(self._mask.band.unmixed(window))
-        return values, valid
+            hidden = valid & self._mask.rule.missing(self._mask.band.unmixed(window))
+            valid &= ~hidden
+        return values, valid, hidden
 
     def _filled(self, row: int, col: int, height: int, width: int) -> NDArray[np.bool_]:
         """Where all bands hold the nodata value found in the corners.

@@ -6,8 +6,27 @@ from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
 from ..core.version import icon_path, plugin_version
+from .change_collection import ChangeCollection
+from .change_raster import ChangeRaster
 from .export_places import ExportPlaces
+from .fit_probe import FitProbe
+from .map_accuracy import MapAccuracy
+from .predict_probe import PredictProbe
+from .queue_places import QueuePlaces
+from .sample_map import SampleMap
 from .similar_places import SimilarPlaces
+
+ALGORITHMS = (
+    SimilarPlaces,
+    ExportPlaces,
+    FitProbe,
+    PredictProbe,
+    QueuePlaces,
+    SampleMap,
+    MapAccuracy,
+    ChangeRaster,
+    ChangeCollection,
+)
 
 
 class TerrakinProvider(QgsProcessingProvider):
@@ -29,5 +48,5 @@ class TerrakinProvider(QgsProcessingProvider):
         return icon_path("terrakin.svg")
 
     def loadAlgorithms(self) -> None:
-        for algorithm in (SimilarPlaces, ExportPlaces):
+        for algorithm in ALGORITHMS:
             self.addAlgorithm(algorithm())

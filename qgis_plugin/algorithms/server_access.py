@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 from qgis.core import (
     QgsProcessingFeedback,
@@ -13,18 +14,28 @@ from qgis.core import (
 )
 
 from ..core.client import Client
-from ..core.errors import RequestError
+from ..core.errors import ProblemError, RequestError
 from ..core.server_process import ServerProcess
 from ..core.settings import Settings
-from ..core.wire import Collection, ReadyFile, only_choice
+from ..core.wire import Collection, JobStatus, ReadyFile, only_choice
 
 SERVER, STORE, COLLECTION = "SERVER", "STORE", "COLLECTION"
+OPTIONS = {
+    "--merge-classes": "NAMES 'Join'",
+    "--keep-classes": "NAMES 'Keep apart'",
+    "--with": "OTHERS",
+    "--out": "the output",
+    "--bbox": "EXTENT",
+    "--chip": "the chip size",
+    "--labels-crs": "gdal_edit.py -a_srs",
+}
+"""Options of the command that have another name than the parameter."""
 
 
-def server_parameters() -> list[QgsProcessingParameterDefinition]:
-    """Return the definitions of SERVER, STORE and COLLECTION."""
+def server_parameters(collection: bool = True) -> list[QgsProcessingParameterDefinition]:
+    """Return the definitions of SERVER, STORE and, if wanted, COLLECTION."""
     folder = QgsProcessingParameterFile.Behavior.Folder
-    return [
+    parameters: list[QgsProcessingParameterDefinition] = [
         QgsProcessingParameterFile(
             SERVER, "Ready file of a running server (empty: start one on the store)", optional=True
         ),
@@ -35,10 +46,11 @@ def server_parameters() -> list[QgsProcessingParameterDefinition]:
             defaultValue=Settings.load().store or None,
             optional=True,
         ),
-        QgsProcessingParameterString(
-            COLLECTION, "Collection (empty: the only one in the store, or the world)", optional=True
-        ),
     ]
+    if collection:
+        title = "Collection (empty: the only one in the store, or the world)"
+        parameters.append(QgsProcessingParameterString(COLLECTION, title, optional=True))
+    return parameters
 
 
 @contextmanager
@@ -65,6 +77,40 @@ def client_for(server: str, store: str, feedback: QgsProcessingFeedback) -> Iter
         yield client
     finally:
         process.stop()
+
+
+def run_job(
+    client: Client, process: str, inputs: dict[str, Any], feedback: QgsProcessingFeedback
+) -> dict[str, Any]:
+    """Run a process of the server with its progress and its log shown; return its report.
+
+    Inputs that are None are left out. Raises PluginError.
+    """
+    told: set[str] = set()
+
+    def show(job: JobStatus) -> None:
+        feedback.setProgress(job.progress)
+        if not job.has_ended:
+            feedback.setProgressText(job.message)
+        for line in job.log:
+            if line not in told:
+                told.add(line)
+                feedback.pushInfo(in_parameters(line.partition(" ")[2]))
+
+    given = {name: value for name, value in inputs.items() if value is not None}
+    try:
+        return client.run(process, given, show)
+    except ProblemError as error:
+        raise ProblemError(in_parameters(str(error)), error.status, error.code) from None
+
+
+def in_parameters(text: str) -> str:
+    """Call the options of the command, which the server's messages name, as algorithms do."""
+
+    def called(found: re.Match[str]) -> str:
+        return OPTIONS.get(found[0], found[1].replace("-", "_").upper())
+
+    return re.sub(r"--([a-z][a-z-]*[a-z])", called, text)
 
 
 def choose_collection(client: Client, wanted: str) -> Collection:

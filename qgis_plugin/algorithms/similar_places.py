@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from qgis.core import (
     QgsFeatureSink,
@@ -10,13 +10,11 @@ from qgis.core import (
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
-    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputNumber,
     QgsProcessingOutputString,
     QgsProcessingParameterFeatureSink,
     QgsProcessingParameterNumber,
     QgsProcessingParameterPoint,
-    QgsVectorLayer,
     QgsWkbTypes,
 )
 
@@ -26,6 +24,7 @@ from ..core.geometry import to_lonlat, wgs84
 from ..core.layers import Result, dress_places, place_fields
 from ..core.wire import DEFAULT_EXCLUDE_M, DEFAULT_K, MAX_K, SearchRequest
 from .base import TerrakinAlgorithm
+from .dressing import dress_when_loaded
 from .server_access import (
     COLLECTION,
     SERVER,
@@ -37,30 +36,6 @@ from .server_access import (
 
 POINT, K, EXCLUDE, OUTPUT = "POINT", "K", "EXCLUDE", "OUTPUT"
 COUNT, PROVENANCE = "COUNT", "PROVENANCE"
-
-
-class Dresser(QgsProcessingLayerPostProcessorInterface):
-    """Gives the loaded output its style and its provenance, on the main thread.
-
-    QGIS does not keep a post-processor's Python object alive, and the algorithm may be gone
-    before the layer is loaded, so each waits in ``waiting`` until its work is done.
-    """
-
-    waiting: ClassVar[set[Dresser]] = set()
-
-    def __init__(self, result: Result) -> None:
-        super().__init__()
-        self._result = result
-        self.waiting.add(self)
-
-    def postProcessLayer(
-        self,
-        layer: QgsVectorLayer,
-        context: QgsProcessingContext,  # noqa: ARG002
-        feedback: QgsProcessingFeedback,  # noqa: ARG002
-    ) -> None:
-        dress_places(layer, self._result)
-        self.waiting.discard(self)
 
 
 class SimilarPlaces(TerrakinAlgorithm):
@@ -177,8 +152,6 @@ class SimilarPlaces(TerrakinAlgorithm):
             raise QgsProcessingException(self.invalidSinkError(parameters, OUTPUT))
         if not sink.addFeatures(result.features, QgsFeatureSink.Flag.FastInsert):
             raise QgsProcessingException(f"The places could not be written: {sink.lastError()}")
-        if context.willLoadLayerOnCompletion(sink_id):
-            details = context.layerToLoadOnCompletionDetails(sink_id)
-            details.name = result.provenance.title
-            details.setPostProcessor(Dresser(result))
+        title = result.provenance.title
+        dress_when_loaded(context, sink_id, title, lambda layer: dress_places(layer, result))
         return sink_id

@@ -14,6 +14,8 @@ from .errors import AnswerError, ApiVersionError, ProblemError, ServerError, Una
 from .wire import API_VERSION, ReadyFile, SearchRequest
 
 QUICK_TIMEOUT_S = 15.0
+JOB_TIMEOUT_S = 60.0
+"""The server's one process may be busy with the job itself."""
 SEARCH_TIMEOUT_S = 300.0
 """The first search in a large collection builds its index, which may take minutes."""
 
@@ -47,6 +49,36 @@ def search(server: ReadyFile, request: SearchRequest) -> Request:
     return Request("POST", url, headers, body, SEARCH_TIMEOUT_S)
 
 
+def execute(server: ReadyFile, process: str, inputs: dict[str, Any]) -> Request:
+    """Queue a job that runs a process."""
+    url = f"{server.url}/processes/{quote(process, safe='')}/execution"
+    headers = {**_headers(server), "Content-Type": "application/json"}
+    return Request(
+        "POST",
+        url,
+        headers,
+        json.dumps({"inputs": inputs}).encode("utf-8"),
+        JOB_TIMEOUT_S,
+    )
+
+
+def job(server: ReadyFile, job_id: str) -> Request:
+    """Ask how a job fares."""
+    return Request("GET", _job_url(server, job_id), _headers(server), timeout_s=JOB_TIMEOUT_S)
+
+
+def results(server: ReadyFile, job_id: str) -> Request:
+    """Ask for what a successful job gave."""
+    return Request(
+        "GET", f"{_job_url(server, job_id)}/results", _headers(server), timeout_s=JOB_TIMEOUT_S
+    )
+
+
+def dismiss(server: ReadyFile, job_id: str) -> Request:
+    """Ask a job to stop."""
+    return Request("DELETE", _job_url(server, job_id), _headers(server), timeout_s=JOB_TIMEOUT_S)
+
+
 def read_answer(status: int, body: bytes, url: str) -> Any:
     """Return the JSON of a good answer; raise the error that a bad one stands for.
 
@@ -59,7 +91,7 @@ def read_answer(status: int, body: bytes, url: str) -> Any:
             f"{url} answered with status {status} and something that is not JSON. Is another "
             "program listening there? Start the Terrakin server again."
         ) from None
-    if status == 200:
+    if status in (200, 201):
         return data
     raise _problem(status, data if isinstance(data, dict) else {}, url)
 
@@ -79,6 +111,10 @@ def _problem(status: int, data: dict[str, Any], url: str) -> ServerError:
             f"Plugin and server do not fit: {detail} Update the older of the two.", status, code
         )
     return ProblemError(detail, status, code)
+
+
+def _job_url(server: ReadyFile, job_id: str) -> str:
+    return f"{server.url}/jobs/{quote(job_id, safe='')}"
 
 
 def _headers(server: ReadyFile) -> dict[str, str]:

@@ -11,6 +11,7 @@ from qgis.core import (
     QgsFeature,
     QgsFields,
     QgsLayerMetadata,
+    QgsMapLayer,
     QgsVectorLayer,
 )
 from qgis.PyQt.QtCore import QDateTime, Qt
@@ -128,6 +129,21 @@ def metadata_of(provenance: Provenance, layer: QgsVectorLayer) -> QgsLayerMetada
     metadata.setRights([f"Derived from embeddings under {licence}"] if licence else [])
     metadata.setCrs(wgs84())
     return metadata
+
+
+def describe_map(layer: QgsMapLayer, abstract: str, collection: str) -> None:
+    """Write into a map's metadata what a probe made it of."""
+    metadata = QgsLayerMetadata(layer.metadata())
+    metadata.setType("dataset")
+    metadata.setLanguage("eng")
+    metadata.setTitle(layer.name())
+    metadata.setAbstract(abstract)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    by = f"Terrakin plugin {plugin_version()} in QGIS {Qgis.QGIS_VERSION}"
+    metadata.setHistory([f"{created}: mapped with a probe by {by}"])
+    metadata.setKeywords({"keywords": ["Terrakin", "probe", "embeddings", collection]})
+    metadata.setCrs(layer.crs())
+    layer.setMetadata(metadata)
 
 
 def provenance_of(layer: QgsVectorLayer) -> Provenance | None:

@@ -113,6 +113,15 @@ def style_query(layer: QgsVectorLayer) -> None:
     layer.setRenderer(QgsSingleSymbolRenderer(frame))
 
 
+def style_queue(layer: QgsVectorLayer) -> None:
+    """Draw places to label as frames with their rank, and say why each is asked about."""
+    layer.setRenderer(QgsSingleSymbolRenderer(_footprint_symbol(QUERY_COLOUR)))
+    layer.setLabeling(QgsVectorLayerSimpleLabeling(_rank_labels()))
+    layer.setLabelsEnabled(True)
+    layer.setMapTipTemplate('<b>[% "rank" %].</b> [% "why" %]<br>[% "id" %]')
+    _name_columns(layer)
+
+
 def similarity_ramp() -> QgsGradientColorRamp:
     """Return the continuous ramp from least to most similar."""
     colours = [QColor(name) for name in RAMP]

@@ -254,6 +254,48 @@ class SearchAnswer:
         )
 
 
+@dataclass(frozen=True)
+class JobStatus:
+    """How a job of the server fares. ``error`` is status, code and words of one that failed."""
+
+    id: str
+    status: str
+    progress: int
+    """Percent."""
+    message: str
+    log: tuple[str, ...]
+    """Lines that begin with the time, a space after it."""
+    error: tuple[int, str, str] | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> JobStatus:
+        """Read the status of a job. Raises AnswerError."""
+        return _reading("job", lambda: cls._read(data))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the status is the last."""
+        return self.status in ("successful", "failed", "dismissed")
+
+    @classmethod
+    def _read(cls, data: Any) -> JobStatus:
+        problem = data.get("problem")
+        return cls(
+            id=_text(data, "jobID"),
+            status=_text(data, "status"),
+            progress=int(data["progress"]),
+            message=str(data.get("message") or ""),
+            log=tuple(str(line) for line in data.get("log") or ()),
+            error=problem
+            and (int(problem["status"]), str(problem["code"]), str(problem["detail"])),
+        )
+
+
+def report_of(data: Any) -> dict[str, Any]:
+    """Return the report among a job's results. Raises AnswerError."""
+    return _reading("results", lambda: dict(data["report"]["value"]))
+
+
 def _reading(what: str, read: Callable[[], T]) -> T:
     try:
         return read()

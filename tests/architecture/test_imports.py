@@ -21,7 +21,7 @@ EMBEDDINGS = [
 """All others stand above: search, export, pipeline and what uses them."""
 
 SERVER = [
-    {"models", "search_models", "errors", "settings", "console", "options"},
+    {"models", "search_models", "errors", "settings", "console", "options", "client_inputs"},
     {"ready_file", "job", "client", "search_request", "turns"},
     {"service", "jobs", "processes", "security"},
     {"routes"},

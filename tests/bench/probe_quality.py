@@ -11,7 +11,7 @@ class is left out of training in turn: a probe that knows what it does not know 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,25 @@ def run(data: Path, names: tuple[str, ...] = tuple(SETS)) -> dict[str, Any]:
 
 def measure(samples: Samples, regions: int = REGIONS) -> dict[str, Any]:
     """Return what validation said and what was met, over all regions in turn."""
-    points = unit_points(samples.lon, samples.lat)
-    points -= points.mean(axis=0)
-    _, region = kmeans((points / np.abs(points).max()).astype(np.float32), regions, seed=SEED)
+    region = _regions(samples, regions)
     draws = [_draw(samples, region == number) for number in range(int(region.max()) + 1)]
     figures = _table(samples, draws)
     if samples.task == "classes":
         figures |= _left_out(samples)
     return figures
+
+
+def _regions(samples: Samples, count: int) -> np.ndarray:
+    """Return the region of each sample; a label feature lies in one, and there are 4 to each."""
+    _, member = np.unique(samples.group, return_inverse=True)
+    size = np.bincount(member)
+    columns = unit_points(samples.lon, samples.lat).T
+    points = np.stack([np.bincount(member, column) / size for column in columns], axis=1)
+    points -= points.mean(axis=0)
+    points = (points / np.abs(points).max()).astype(np.float32)
+    count = min(count, max(2, len(size) // 4))
+    _, region = kmeans(points, count, seed=SEED, weight=size.astype(float))
+    return region[member]
 
 
 def _draw(samples: Samples, away: np.ndarray) -> tuple[Validation, Met, Met]:
@@ -177,26 +188,39 @@ def _trust(draws: list[tuple[Validation, Met, Met]]) -> dict[str, Any]:
 
 def _left_out(samples: Samples) -> dict[str, Any]:
     """Leave out each class: what share of it is refused, and of the known classes beside it."""
-    refused = []
+    return _refusals([_refused(samples, code) for code in _aliens(samples)])
+
+
+def _aliens(samples: Samples) -> list[int]:
+    """Return the classes to leave out."""
     counts = np.bincount(samples.target, minlength=len(samples.classes))
-    for code in np.argsort(-counts)[:MOST_CLASSES]:
-        alien = samples.target == code
-        if alien.sum() < LEAST_OF_CLASS or len(np.unique(samples.target[~alien])) < 2:
-            continue
-        rest = samples.take(~alien)
-        test = np.random.default_rng(int(code)).random(len(rest)) < 0.2
-        learned = rest.take(~test)
-        told = validate(learned, QUICK)
-        probe = finish(fit(learned, strength=told.strength), told)
-        near = probe.applicability
-        assert near is not None
-        row = [float(alien.sum())]
-        for part in (samples.take(alien), rest.take(test)):
-            unsure = probe.decide(probe.scores(part.vectors)) == UNKNOWN
-            far = ~near.inside(part.vectors)
-            row += [unsure.mean(), far.mean(), (unsure | far).mean()]
-        refused.append(row)
-    table = np.array(refused)
+    largest = np.argsort(-counts)[:MOST_CLASSES]
+    return [int(c) for c in largest if counts[c] >= LEAST_OF_CLASS and (counts > 0).sum() > 2]
+
+
+def _refused(samples: Samples, code: int) -> list[float]:
+    """Leave a class out: its count, and what is refused of it and of the others."""
+    alien = samples.target == code
+    rest = samples.take(~alien)
+    test = np.random.default_rng(code).random(len(rest)) < 0.2
+    learned = rest.take(~test)
+    told = validate(learned, replace(QUICK, partitions=1))
+    probe = finish(fit(learned, strength=told.strength), told)
+    near = probe.applicability
+    assert near is not None
+    row = [float(alien.sum())]
+    for part in (samples.take(alien), rest.take(test)):
+        unsure = probe.decide(probe.scores(part.vectors)) == UNKNOWN
+        far = ~near.inside(part.vectors)
+        row += [float(unsure.mean()), float(far.mean()), float((unsure | far).mean())]
+    return row
+
+
+def _refusals(rows: list[list[float]]) -> dict[str, Any]:
+    """Return the mean of what was refused, classes weighed by their count."""
+    if not rows:
+        return {"classes left out": 0}
+    table = np.array(rows)
     means = table[:, 0] @ table[:, 1:] / table[:, 0].sum()
     names = ("unsure", "outside", "either")
     return {

@@ -17,12 +17,21 @@ from location_quality import temperature
 from embeddings.analysis.samples import Samples
 from embeddings.encoders import EncoderChoice, draft
 from embeddings.pipeline import RasterJob, embed_raster
+from embeddings.probe.joining import join
+from embeddings.probe.label_places import extent
+from embeddings.probe.labelled import samples as labelled
+from embeddings.probe.labels import LabelLayer, LabelOptions, read_labels
+from embeddings.probe.vector_join import JoinOptions
 from embeddings.store import Store
 from embeddings.store.reader import Reader
+from embeddings.types import Bounds
 from embeddings.world import NAME, STORE
 
 CELLS = 5000
 """Köppen cells drawn with area weight."""
+
+MARGIN = 0.001
+"""Degrees around the polygons that are embedded with them."""
 
 
 def named(task: str, vectors: Any, target: Any, lon: Any, lat: Any) -> Samples:
@@ -90,9 +99,27 @@ def zion(data: Path) -> Samples:
     return named("classes", np.concatenate(vectors), classes, *joined)
 
 
+def carolina(data: Path) -> Samples:
+    """Return the Sentinel-2 chips of 4 pixels (33 m), every 2, of 23 polygons of 6 land covers."""
+    folder = data / "sentinel2-carolina"
+    layer = read_labels(folder / "rcr" / "rcr_landcover.shp", LabelOptions(field="Classname"))
+    assert isinstance(layer, LabelLayer)
+    west, south, east, north = extent(layer.boxes)
+    around = Bounds(west - MARGIN, south - MARGIN, east + MARGIN, north + MARGIN)
+    files = tuple(str(path) for path in sorted((folder / "sentinel-2").glob("B0*.tif")))
+    if not files:
+        raise FileNotFoundError(folder / "sentinel-2")
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Path(temporary) / "store"
+        embed_raster(RasterJob(store, "sand", files, chip="4", stride="2", nodata=255, bbox=around))
+        collection = Store.open(store).collection("sand")
+        return labelled(collection, join(collection, layer, JoinOptions("contains")))
+
+
 SETS: dict[str, Callable[[Path], Samples]] = {
     "eurosat": eurosat,
     "zion": zion,
+    "carolina": carolina,
     "koppen": koppen,
     "koppen_groups": koppen_groups,
     "air_temperature": air_temperature,

@@ -17,6 +17,7 @@ from embed_server.models import (
     JobStatus,
     Problem,
 )
+from embed_server.processes import probe_models
 from embed_server.search_models import (
     ExamplesRequest,
     FilterRequest,
@@ -111,6 +112,11 @@ def test_every_setting_is_documented_and_exists() -> None:
         (JobStatus, "Jobs"),
         (EmbedRasterInputs, "Jobs"),
         (EmbedReport, "Jobs"),
+        *(
+            (model, "Jobs")
+            for name, model in vars(probe_models).items()
+            if name.startswith("Probe")
+        ),
         (Problem, "Errors"),
     ],
 )

@@ -45,7 +45,7 @@ def held(app: FastAPI) -> Any:
 
 
 def test_a_process_is_listed_and_described(call: Call) -> None:
-    listed, _ = call("GET", "/processes").json()["processes"]
+    listed, *_ = call("GET", "/processes").json()["processes"]
     described = call("GET", "/processes/embed-raster").json()
     assert listed.items() <= described.items()
     assert described["id"] == "embed-raster"

@@ -96,7 +96,7 @@ def test_a_class_that_only_the_reference_has() -> None:
 
 @pytest.mark.parametrize("total", [200, 641, 5_000])
 def test_rare_classes_get_the_minimum_and_the_sum_is_kept(total: int) -> None:
-    chosen = allocate(total, PIXELS, minimum=50)
+    chosen = allocate(total, PIXEL_HA * PIXELS, PIXELS, minimum=50)
     assert chosen.sum() == total
     assert (chosen >= 50).all()
     # Of the paper's example the two common classes share what the rare ones leave.
@@ -105,9 +105,22 @@ def test_rare_classes_get_the_minimum_and_the_sum_is_kept(total: int) -> None:
 
 
 def test_no_class_gives_more_units_than_it_has() -> None:
-    assert allocate(100, np.array([3, 1_000]), minimum=50).tolist() == [3, 97]
-    assert allocate(10_000, np.array([3, 40]), minimum=50).tolist() == [3, 40]
-    assert allocate(60, np.array([0, 100]), minimum=50).tolist() == [0, 60]
+    def of_one_size(total: int, *units: int) -> list[int]:
+        return allocate(total, np.array(units, float), np.array(units), minimum=50).tolist()
+
+    assert of_one_size(100, 3, 1_000) == [3, 97]
+    assert of_one_size(10_000, 3, 40) == [3, 40]
+    assert of_one_size(60, 0, 100) == [0, 60]
+
+
+def test_the_sample_is_shared_by_area_where_units_differ_in_size() -> None:
+    units = np.array([900, 100, 300])
+    areas = np.array([100.0, 600, 300])
+    assert allocate(100, areas, units, minimum=2).tolist() == [10, 60, 30]
+    # What a class of few large units cannot give, the others do, by their area.
+    assert allocate(500, areas, units, minimum=2).tolist() == [100, 100, 300]
+    assert allocate(300, areas, units, minimum=20).tolist() == [50, 100, 150]
+    assert allocate(200, areas, units, minimum=50).tolist() == [50, 100, 50]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +140,6 @@ def test_bad_input_says_what_is_wrong(counts, areas, confidence, message) -> Non
 
 def test_a_sample_that_is_too_small_says_how_many_it_takes() -> None:
     with pytest.raises(InputError, match="Ask for at least 200"):
-        allocate(100, PIXELS, minimum=50)
+        allocate(100, PIXEL_HA * PIXELS, PIXELS, minimum=50)
     with pytest.raises(InputError, match="standard error"):
         sample_size(np.ones(1), np.ones(1), 0)

@@ -61,7 +61,7 @@ def test_margin_and_entropy() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "strategy"),
-    [([], "coverage"), ([3, 3], "coverage"), ([1, 7], "uncertainty"), ([20, 20], "uncertainty")],
+    [([], "coverage"), ([1, 2], "coverage"), ([1, 3], "uncertainty"), ([20, 20], "uncertainty")],
 )
 def test_the_strategy_follows_the_labels_a_class(labels: list[int], strategy: str) -> None:
     assert strategy_for(np.array(labels, int)) == strategy

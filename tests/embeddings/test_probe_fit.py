@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from embeddings.errors import (
     InputError,
     SourceError,
     StorageFullError,
+    StoreNotWritableError,
 )
 from embeddings.probe.fit import FittedProbe, fit_first, fit_probe, judge
+from embeddings.probe.layer_file import check_layer_path
 from embeddings.probe.model import ProbeModel
-from embeddings.probe.report import probe_report, report_lines, write_report
+from embeddings.probe.predict import check_out
+from embeddings.probe.report import check_report_path, probe_report, report_lines, write_report
 from embeddings.report import Progress
 from embeddings.store import Store
 from embeddings.store.reader import Reader
@@ -84,9 +88,47 @@ def test_both_steps_give_what_one_gives(store: Path, labels: Path) -> None:
 
 
 def test_a_strength_that_was_asked_for_is_kept_and_told(store: Path, labels: Path) -> None:
-    outcome = fit_probe(job(store, labels, strength=7.5))
-    assert outcome.model.probe.strength == 7.5
-    assert "strength 7.5 that was asked for" in outcome.model.validation["warnings"][0]
+    model = fit_probe(job(store, labels, strength=7.5)).model
+    assert model.probe.strength == 7.5
+    assert model.validation["settings"]["strength"] == 7.5
+    # The figures are of probes with that strength, not of the one that would have been chosen.
+    assert [each["strength"] for each in model.validation["strengths_tried"]] == [7.5]
+    assert any("strength 7.5, as asked for" in line for line in report_lines(probe_report(model)))
+
+
+def test_the_strength_chosen_and_those_tried_are_told(store: Path, labels: Path) -> None:
+    model = fit_probe(job(store, labels)).model
+    tried = {each["strength"]: each["loss"] for each in model.validation["strengths_tried"]}
+    assert len(tried) > 1
+    assert model.probe.strength == model.validation["strength"] == min(tried, key=tried.__getitem__)
+    lines = report_lines(probe_report(model))
+    assert any(f"strength {model.probe.strength:g}, which had the least" in line for line in lines)
+
+
+def test_a_model_holds_no_path_of_this_machine(store: Path, labels: Path, tmp_path: Path) -> None:
+    fit_probe(job(store, labels, out=tmp_path / "model"))
+    text = (tmp_path / "model.json").read_text(encoding="utf-8")
+    assert labels.name in text
+    for folder in (labels.parent, store, tmp_path):
+        assert str(folder) not in text
+
+
+def test_a_folder_that_refuses_files_is_told_before_the_fit(
+    store: Path, labels: Path, tmp_path: Path, closed: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "shut"
+    folder.mkdir()
+    asked = job(store, labels, out=folder / "model")
+    closed(folder)
+    with pytest.raises(StoreNotWritableError, match="Choose a folder you may write to"):
+        asked.check()
+    for name, check in (
+        ("report.html", check_report_path),
+        ("map.tif", check_out),
+        ("next.gpkg", check_layer_path),
+    ):
+        with pytest.raises(StoreNotWritableError, match="permissions"):
+            check(folder / name)
 
 
 @pytest.mark.parametrize("after", ["labelled vectors read", "fitted", "validating"])

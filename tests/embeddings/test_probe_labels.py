@@ -16,6 +16,7 @@ import shapely
 
 import embeddings
 from embeddings.errors import InputError, SourceError, SourceNotFoundError
+from embeddings.probe.beside import Beside
 from embeddings.probe.joining import join
 from embeddings.probe.label_classes import FieldOptions
 from embeddings.probe.labelled import Joined, samples, with_vectors
@@ -447,7 +448,7 @@ def test_vectors_are_read_as_stored_and_useless_ones_left_out(tmp_path: Path) ->
     chips = square_chips(tmp_path / "bad", 4, 4, vectors=vectors, parts=3)
     places = [point(0.5, c + 0.5) for c in range(4)] + [point(3.5, 0.5)]
     path = write_labels(tmp_path / "p.gpkg", places, c=["a", "lost", "b", "a", "b"])
-    made, left = with_vectors(chips, joined_of(chips, path))
+    made, left = with_vectors(Beside((chips,)), joined_of(chips, path))
     assert left.rows.tolist() == [0, 3, 12]
     np.testing.assert_array_equal(made.vectors, vectors[[0, 3, 12]])
     assert made.classes == ("a", "b")

@@ -137,7 +137,7 @@ def test_halves_of_all_kinds_are_widened_exactly() -> None:
     probe = probe_of("number", mean=np.zeros(DIM, np.float32), scale=np.ones(DIM, np.float32))
     weights = np.zeros((DIM, 1), np.float32)
     weights[0] = 1
-    scorer = Scorer(replace(probe, weights=weights, bias=np.zeros(1, np.float32)), spec)
+    scorer = Scorer(replace(probe, weights=weights, bias=np.zeros(1, np.float32)), spec.scale)
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     finite = np.isfinite(halves)
     for values in (halves[finite], halves):
@@ -215,7 +215,7 @@ def test_the_bytes_do_not_depend_on_the_run(
 ) -> None:
     model = model_of(probe_of(thresholds=np.full(3, 0.6)), collection)
     predict(model, collection, tmp_path / f"one{suffix}")
-    monkeypatch.setattr("embeddings.probe.predict_rows.MOST_THREADS", 1)
+    monkeypatch.setattr("embeddings.probe.predict_workers.MOST_THREADS", 1)
     predict(model, collection, tmp_path / f"two{suffix}")
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
@@ -499,7 +499,7 @@ def test_a_damaged_part_is_an_error_and_no_file(
 
 
 def test_unknown_is_the_code_that_the_probe_uses() -> None:
-    scorer = Scorer(probe_of(thresholds=np.full(3, 2.0)), spec_of(DIM))
+    scorer = Scorer(probe_of(thresholds=np.full(3, 2.0)), None)
     assert (scorer.score(clustered(50, DIM).astype(np.float16)).codes == UNKNOWN).all()
 
 

@@ -264,7 +264,7 @@ def test_the_bytes_do_not_depend_on_the_run_and_a_stop_leaves_the_old(
     model, options = model_of(scenes), PredictOptions(measures=True)
     predict(model, scenes, tmp_path / "map.tif", options=options)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("embeddings.probe.predict_rows.MOST_THREADS", 1)
+    monkeypatch.setattr("embeddings.probe.predict_workers.MOST_THREADS", 1)
     predict(model, scenes, tmp_path / "map.tif", options=options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(CancelledError):

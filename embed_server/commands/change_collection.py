@@ -1,0 +1,147 @@
+"""``terrakin change collection``: what changed between dates of a collection, and since when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embed_server.commands.change import SeveralFiles
+from embed_server.console import interruptible, note, progress_line, show
+from embed_server.options import BoundsType, json_option, store_option
+
+if TYPE_CHECKING:
+    from embeddings.change.collection_run import CollectionChange
+
+_path = click.Path(path_type=Path)
+
+
+@click.command("collection", cls=SeveralFiles)
+@store_option
+@click.option("--collection", required=True, help="Whose vectors to compare.")
+@click.option(
+    "--from",
+    "start",
+    metavar="DATE",
+    help="Date 1: the nearest within --tolerance.  [default: the first there is]",
+)
+@click.option("--to", "end", metavar="DATE", help="Date 2.  [default: the last there is]")
+@click.option(
+    "--tolerance",
+    "tolerance_days",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Days that chips may be apart from the date asked for.",
+)
+@click.option(
+    "--with-collection", "other", help="The collection of date 2, if it is another of one spec."
+)
+@click.option(
+    "--all-dates", is_flag=True, help="Since when: the first lasting change of each place."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=_path,
+    help=".tif (a pixel a chip), .gpkg or .parquet (a footprint a chip).",
+)
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=_path,
+    metavar="FILE...",
+    help="Write the report to .html (for people) or .json (the same data), or both.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["euclidean", "cosine"]),
+    default="euclidean",
+    show_default=True,
+    help="Whether the length of vectors counts, or their direction alone.",
+)
+@click.option(
+    "--threshold",
+    default="2.326",
+    show_default=True,
+    help="Where change begins: a score (1 % of unchanged places exceed 2.326, 5 % 1.645), otsu, or "
+    "fdr=RATE (share of false alarms among what is called change).",
+)
+@click.option(
+    "--false-alarms",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="Of --all-dates: share of unchanged places that may be named.",
+)
+@click.option(
+    "--history",
+    is_flag=True,
+    help="The score against each place's own history at other dates, too.",
+)
+@click.option(
+    "--probe", type=_path, help="A model of land cover: changed from what into what, with areas."
+)
+@click.option(
+    "--clicks", type=_path, help="Labels of kinds of change, on places that changed and did not."
+)
+@click.option("--field", help="Field of --clicks with the kinds.")
+@click.option(
+    "--clicks-from",
+    type=click.Choice(["both", "after", "move"]),
+    default="both",
+    show_default=True,
+    help="What the kinds are told by: what came after, the move from before, or both.",
+)
+@click.option("--objects", type=_path, help="A .gpkg of chips that changed together, as polygons.")
+@click.option(
+    "--min-area",
+    "min_area_m2",
+    type=float,
+    default=0.0,
+    help="Smallest object in square metres.  [default: one chip]",
+)
+@click.option("--bbox", type=BoundsType(), help="Only centres in this box: W,S,E,N.")
+@json_option
+def collection_command(as_json: bool, **options: Any) -> None:
+    """Map how unusual the change of each place of a collection is.
+
+    The move of a vector is compared with the moves of places that looked like it at the first
+    date. Where there was no data at a date is a layer of its own, never "no change".
+
+    \b
+    Examples:
+      terrakin change collection --store ~/embeddings --collection years \\
+          --from 1990-01-01 --to 2020-01-01 --out score.tif --report report.html
+      terrakin change collection --store ~/embeddings --collection years \\
+          --all-dates --out since.tif
+    """
+    from embeddings.change.collection_job import CollectionChangeJob
+    from embeddings.change.collection_layers import write
+    from embeddings.change.collection_objects import write_objects
+    from embeddings.change.collection_report import (
+        collection_report,
+        report_lines,
+        write_reports,
+    )
+    from embeddings.change.collection_run import measure
+
+    job = CollectionChangeJob(**options)
+    with progress_line() as line, interruptible() as stop:
+        made = measure(job, line, stop.is_set)
+        files = write(made)
+        if job.objects is not None:
+            write_objects(made, job.objects)
+            files.append(job.objects)
+    report = collection_report(made, files)
+    write_reports(made, report)
+    _tell(made, files)
+    show(report, report_lines(report), as_json=as_json)
+
+
+def _tell(made: CollectionChange, files: list[Path]) -> None:
+    for text in made.notes:
+        note(f"Note: {text}")
+    note(f"Written: {', '.join(map(str, (*files, *made.job.reports)))}")

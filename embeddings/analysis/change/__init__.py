@@ -1,0 +1,1 @@
+"""Change between two dates, scored against its own noise: pure functions on arrays."""

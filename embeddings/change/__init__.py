@@ -1,0 +1,1 @@
+"""Change between dates, from files to files: the maths is in ``embeddings.analysis.change``."""

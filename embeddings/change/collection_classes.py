@@ -1,0 +1,214 @@
+"""Changed into what: a probe of land cover at both dates, and kinds of change from a few clicks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.analysis.applicability import measure_applicability
+from embeddings.analysis.change.transitions import transitions
+from embeddings.analysis.probes import UNKNOWN, LinearProbe, fit
+from embeddings.analysis.samples import Samples
+from embeddings.change.collection_scores import BLOCK
+from embeddings.change.pairs import Dates
+from embeddings.change.places import Ints
+from embeddings.errors import InputError
+from embeddings.probe.joining import join
+from embeddings.probe.labels import LabelOptions, read_labels
+from embeddings.probe.map_areas import equal_area
+from embeddings.probe.model import ProbeModel
+from embeddings.store.reader import Reader
+
+Floats = NDArray[np.float32]
+Texts = NDArray[Any]
+
+REGIONS = 40
+"""Compact regions from which the intervals are drawn."""
+SURE = 0.5
+"""A kind of change is named from this probability on."""
+FEW = 5
+UNKNOWN_NAME = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Texts ``(n,)`` by column, None where nothing is named; and what the report says."""
+
+    columns: dict[str, Texts]
+    told: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def land_cover(
+    path: Path, dates: Dates, changed: NDArray[np.bool_], hectares: NDArray[np.float64]
+) -> Named:
+    """Name the classes of a probe at both dates, and the areas from class to class.
+
+    Raises InputError if the probe does not name classes, SpecMismatchError if it understands other
+    vectors.
+    """
+    model = ProbeModel.load(path)
+    if model.probe.task != "classes":
+        raise InputError(
+            f"'{path}' is a probe of {model.probe.task}; what became what needs one of classes. "
+            "Fit one with: terrakin probe fit --task classes"
+        )
+    spec = dates.chips[0].collection
+    model.check(spec.spec, spec.id)
+    places = np.flatnonzero(dates.there[:2].all(axis=0))
+    names = (*model.probe.classes, _unknown(model.probe.classes))
+    shares, codes = zip(*(_read(model.probe, dates, date, places) for date in (0, 1)), strict=True)
+    found = transitions(
+        shares[0], shares[1], hectares[places], _regions(dates, places), names, changed[places]
+    )
+    columns = {}
+    for name, code in zip(("class_before", "class_after"), codes, strict=True):
+        texts = np.full(dates.count, None, object)
+        texts[places] = np.array(names, object)[code]
+        columns[name] = texts
+    method = (
+        "Mapped: each place as its likeliest class. Expected: as the probe's probabilities say. "
+        "Places that did not change keep one class, named from both dates together. The interval "
+        "is of 200 draws of regions and, within each, of how far the probe errs; it does not hold "
+        "errors that the probe makes everywhere. For that, check a random sample of the map."
+    )
+    return Named(columns, {"transitions": {**found.to_json(), "method": method}})
+
+
+def _read(
+    probe: LinearProbe, dates: Dates, date: int, places: Ints
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return probabilities ``(n, q + 1)``, the last of unknown, and codes ``(n,)``."""
+    many = len(probe.classes)
+    shares, codes = np.zeros((len(places), many + 1), np.float32), np.empty(len(places), np.int64)
+    for first in range(0, len(places), BLOCK):
+        part = slice(first, first + BLOCK)
+        vectors = dates.vectors(date, places[part])
+        shares[part, :many] = probe.probabilities(vectors)
+        named = probe.predict(vectors)
+        codes[part] = np.where(named == UNKNOWN, many, named)
+    away = codes == many
+    shares[away] = 0
+    shares[away, many] = 1
+    return shares, codes
+
+
+def _unknown(classes: tuple[str, ...]) -> str:
+    return UNKNOWN_NAME if UNKNOWN_NAME not in classes else "not recognised"
+
+
+def _regions(dates: Dates, places: Ints) -> NDArray[np.int64]:
+    """Return the compact region of each place: squares of one area."""
+    lon, lat = (each[places] for each in dates.lonlat)
+    x, y = equal_area(lon, lat)
+    side = max(float(np.sqrt(np.ptp(x) * np.ptp(y) / REGIONS)), 1.0)
+    col, row = ((each - each.min()) // side for each in (x, y))
+    return np.asarray(row * (col.max() + 1) + col, np.int64)
+
+
+def kinds_of_change(
+    path: Path,
+    field: str | None,
+    learn_from: str,
+    dates: Dates,
+    changed: NDArray[np.bool_],
+    hectares: NDArray[np.float64],
+) -> Named:
+    """Name the kind of change of changed places, learned from labels on some of them.
+
+    ``learn_from``: "after" tells kinds by the vector of date 2, "move" by the difference, "both"
+    by the vector of date 1 and the difference. A place unlike all labels, or with no kind likely
+    enough, is unknown. Raises InputError.
+    """
+    clicks = _clicks(path, field, dates)
+    places, classes = clicks.places, clicks.classes
+    few = [name for code, name in enumerate(classes) if (clicks.target == code).sum() < FEW]
+    lon, lat = (each[places] for each in dates.lonlat)
+    vectors = _features(dates, places, learn_from)
+    samples = Samples("classes", vectors, clicks.target, classes, lon, lat, clicks.group)
+    probe = fit(samples)
+    near = measure_applicability(samples.vectors, probe.mean, probe.scale, samples.group)
+    probe = replace(probe, applicability=near, thresholds=np.full(len(classes), SURE))
+    texts = np.full(dates.count, None, object)
+    asked = np.flatnonzero(changed & dates.there[:2].all(axis=0))
+    names = np.array([*classes, _unknown(classes)], object)
+    for first in range(0, len(asked), BLOCK):
+        part = asked[first : first + BLOCK]
+        texts[part] = names[probe.predict(_features(dates, part, learn_from))]
+    told = [
+        {
+            "kind": name,
+            "labels": int((clicks.target == code).sum()) if code < len(classes) else 0,
+            "places": int((texts == name).sum()),
+            "hectares": float(hectares[texts == name].sum()),
+        }
+        for code, name in enumerate(names.tolist())
+    ]
+    note = f"Fewer than {FEW} labels each: {', '.join(few)}. Their kinds are a guess."
+    return Named(
+        {"kind": texts},
+        {"kinds": {"found": told, "learned_from": learn_from, "method": _METHODS[learn_from]}},
+        (note, *clicks.notes) if few else clicks.notes,
+    )
+
+
+_METHODS = {
+    "both": "Kinds are told by the vector of date 1 and the move. That separates best between the "
+    "two dates they were labelled on; for another pair of dates take 'after'.",
+    "after": "Kinds are told by the vector of date 2 alone. That carries over to another date 1; "
+    "it cannot tell what a place was before.",
+    "move": "Kinds are told by the move alone. It does not carry over to other pairs of dates.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Clicks:
+    places: Ints
+    target: NDArray[np.int64]
+    classes: tuple[str, ...]
+    group: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+
+def _clicks(path: Path, field: str | None, dates: Dates) -> _Clicks:
+    """Put labels on places that have data at both dates."""
+    if field is None:
+        raise InputError("Say which field of --clicks names the kinds of change with --field.")
+    after = dates.chips[1]
+    joined = join(after.collection, read_labels(path, LabelOptions(field=field)))
+    if joined.task != "classes":
+        raise InputError(
+            f"Field '{field}' of '{path}' holds {joined.task}, not kinds of change. Name a field "
+            "of texts."
+        )
+    places = dates.places_of(Reader(after.collection).rows(joined.rows))
+    known = np.flatnonzero(places >= 0)
+    known = known[dates.there[:2, places[known]].all(axis=0)]
+    # A place has a chip at each date, and a label may have met several of them.
+    known = known[np.unique(places[known], return_index=True)[1]]
+    if not len(known):
+        raise InputError(
+            f"No label of '{path}' lies on a place with data at both dates. Label places that the "
+            "score map shows as changed."
+        )
+    codes, target = np.unique(joined.target[known], return_inverse=True)
+    classes = tuple(joined.classes[code] for code in codes.tolist())
+    if len(classes) < 2:
+        raise InputError(
+            f"All labels of '{path}' are of one kind, '{classes[0]}': one kind alone would take "
+            "every change for itself. Label another kind too."
+        )
+    notes = tuple(joined.report.notes)
+    return _Clicks(places[known], target, classes, joined.group[known], notes)
+
+
+def _features(dates: Dates, places: Ints, learn_from: str) -> Floats:
+    before, after = (dates.vectors(date, places) for date in (0, 1))
+    if learn_from == "after":
+        return after
+    move = after - before
+    return move if learn_from == "move" else np.concatenate([before, move], axis=1)

@@ -1,0 +1,251 @@
+"""The change of a collection: two dates compared, or since when of all; measured, then written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from embeddings.analysis.change import thresholds
+from embeddings.analysis.change.coverage import Coverage
+from embeddings.analysis.change.noise import own_history
+from embeddings.analysis.change.series import Since, check_dates, series_threshold, since_when
+from embeddings.change.collection_classes import kinds_of_change, land_cover
+from embeddings.change.collection_job import CollectionChangeJob
+from embeddings.change.collection_scores import Found, Stop, Tell, scored
+from embeddings.change.pairs import Dates, all_dates, check_specs, side_by_side, two_dates, usable
+from embeddings.change.places import Chips
+from embeddings.change.raster_job import Threshold
+from embeddings.change.raster_scores import threshold_of
+from embeddings.errors import InputError
+from embeddings.probe.map_areas import hectares
+from embeddings.report import Progress
+from embeddings.store import Store
+from embeddings.store.collection import Collection
+from embeddings.types import parse_datetime
+
+Floats = NDArray[np.float32]
+MOST_DATES = 24
+"""Of a series: all pairs of dates are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class CollectionChange:
+    """What was found of each of ``n`` places; all arrays ``(n,)``.
+
+    ``coverage`` are codes of Coverage: between the two dates, or of a series between its first and
+    its last. ``hectares`` is the area of each place. ``since`` belongs to a series, the other
+    measures to two dates.
+    """
+
+    job: CollectionChangeJob
+    collections: tuple[Collection, ...]
+    dates: Dates
+    coverage: NDArray[np.uint8]
+    hectares: NDArray[np.float64]
+    threshold: float
+    found: Found
+    score: Floats
+    probability: Floats | None = None
+    history: Floats | None = None
+    since: Since | None = None
+    classes: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Texts ``(n,)`` by column: what probe and clicks name, None where they name nothing."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """What the report says of them."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def measures(self) -> dict[str, Floats]:
+        """What was measured between two dates, ``score`` first."""
+        found = {"score": self.score, "probability": self.probability, "own_score": self.history}
+        raw = {"cosine": self.found.cosine, "euclidean": self.found.euclidean}
+        return {name: values for name, values in (found | raw).items() if values is not None}
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """Which places changed."""
+        if self.since is not None:
+            return np.asarray(self.since.date > 0)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.score >= self.threshold)
+
+
+def measure(
+    job: CollectionChangeJob,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> CollectionChange:
+    """Find what changed; write nothing.
+
+    Raises InputError for location embeddings, rows without dates, dates that are one or in the
+    wrong order, and too few places; SpecMismatchError for two vector spaces; NoDataError for a
+    date without any data; OutsideCoverageError where less than 1 % is at both; CancelledError.
+    """
+    job.check()
+    began = time.perf_counter()
+    store = Store.open(job.store)
+    one = store.collection(job.collection)
+    two = one if job.other in (None, job.collection) else store.collection(str(job.other))
+    check_specs(one, two)
+    first = usable(one, job.bbox)
+    second = first if two is one else usable(two, job.bbox)
+
+    def tell(done: int, total: int, message: str) -> None:
+        progress(Progress(done, total, message))
+
+    run = _series if job.all_dates else _pair
+    made = run(job, first, second, tell, cancelled)
+    made.seconds["all"] = time.perf_counter() - began
+    return made
+
+
+def _pair(
+    job: CollectionChangeJob, first: Chips, second: Chips, tell: Tell, stop: Stop
+) -> CollectionChange:
+    dates = two_dates(first, second, job.start, job.end, job.tolerance_days)
+    pairs, notes = [(0, 1)], []
+    if job.history:
+        dates, more = _with_history(first, second, dates)
+        pairs += more
+    found = scored(dates, pairs, job, tell, stop)
+    score = found.scores[0, 1]
+    there = score[np.isfinite(score)]
+    asked = Threshold.parse(job.threshold)
+    threshold = threshold_of(asked, there)
+    history = None
+    if job.history:
+        before = np.stack([found.scores[pair] for pair in pairs[1:]])
+        history = own_history(score, before)
+        notes.append(
+            f"The score against a place's own history rests on {len(pairs) - 1} pairs of other "
+            f"dates; {dates.labels[1]}, the date under test, is not among them."
+        )
+    likely = thresholds.ChangeProbability.fit(there).of(score)
+    made = CollectionChange(
+        job=job,
+        collections=(first.collection, second.collection),
+        dates=dates,
+        coverage=_without_numbers(dates.coverage(0, 1), score),
+        hectares=_hectares(dates),
+        threshold=threshold,
+        found=found,
+        score=score,
+        probability=np.asarray(likely, np.float32),
+        history=history,
+        notes=tuple(notes),
+    )
+    return _named(made)
+
+
+def _named(made: CollectionChange) -> CollectionChange:
+    """Add what a probe and clicks say, where they are asked for."""
+    job, dates, changed = made.job, made.dates, made.changed
+    found = []
+    if job.probe is not None:
+        found.append(land_cover(job.probe, dates, changed, made.hectares))
+    if job.clicks is not None:
+        found.append(
+            kinds_of_change(job.clicks, job.field, job.clicks_from, dates, changed, made.hectares)
+        )
+    for each in found:
+        made.classes.update(each.columns)
+        made.told.update(each.told)
+    return replace(made, notes=(*made.notes, *(text for each in found for text in each.notes)))
+
+
+def _with_history(first: Chips, second: Chips, dates: Dates) -> tuple[Dates, list[tuple[int, int]]]:
+    """Add the other dates, and name pairs of dates that follow each other without date 2."""
+    known = [
+        {np.datetime64(int(d), "D") for d in np.unique(c.time // 86_400_000_000)}
+        for c in dates.chips
+    ]
+    others = [
+        chips.on(day)
+        for chips in ([first] if second is first else [first, second])
+        for day in chips.days
+        if np.datetime64(day.date()) not in known[0] | known[1]
+    ]
+    series = sorted(
+        [
+            (int(np.median(chips.time)), n)
+            for n, chips in enumerate((*dates.chips, *others))
+            if n != 1
+        ]
+    )
+    if len(series) < 3:
+        raise InputError(
+            f"--history needs two dates or more beside {dates.labels[0]} and {dates.labels[1]}, "
+            f"since the date under test says nothing of what is usual; there are "
+            f"{len(others)}."
+        )
+    pairs = [(a, b) for (_, a), (_, b) in pairwise(series)]
+    return side_by_side([*dates.chips, *others]), pairs
+
+
+def _series(
+    job: CollectionChangeJob, first: Chips, _: Chips, tell: Tell, stop: Stop
+) -> CollectionChange:
+    days = [day for day in first.days if _between(job, day)]
+    if len(days) > MOST_DATES:
+        raise InputError(
+            f"Collection '{first.collection.id}' has {len(days)} dates there; a series compares "
+            f"all pairs of {MOST_DATES} at most. Choose some with --from and --to."
+        )
+    check_dates(len(days))
+    dates = all_dates(first, days)
+    pairs = list(combinations(range(len(days)), 2))
+    found = scored(dates, pairs, job, tell, stop)
+    threshold = series_threshold(found.scores, len(days), job.false_alarms, job.seed)
+    since = since_when(found.scores, len(days), threshold)
+    return CollectionChange(
+        job=job,
+        collections=(first.collection,),
+        dates=dates,
+        coverage=_of_series(dates, since),
+        hectares=_hectares(dates),
+        threshold=threshold,
+        found=found,
+        score=since.score,
+        since=since,
+        notes=(
+            f"A change that shows only at the last date, {dates.labels[-1]}, is not named: it may "
+            "not last.",
+        ),
+    )
+
+
+def _between(job: CollectionChangeJob, day: Any) -> bool:
+    low = None if job.start is None else parse_datetime(job.start)
+    high = None if job.end is None else parse_datetime(job.end)
+    return (low is None or day >= low) and (high is None or day <= high)
+
+
+def _of_series(dates: Dates, since: Since) -> NDArray[np.uint8]:
+    """Return what a series rests on: a place that never could be compared has no data."""
+    codes = np.full(dates.count, Coverage.COMPARED, np.uint8)
+    codes[~np.isfinite(since.score)] = Coverage.NO_DATA
+    return codes
+
+
+def _without_numbers(codes: NDArray[np.uint8], score: Floats) -> NDArray[np.uint8]:
+    """Take vectors that are not made of numbers for no data."""
+    out = codes.copy()
+    out[(codes == Coverage.COMPARED) & ~np.isfinite(score)] = Coverage.NO_DATA
+    return out
+
+
+def _hectares(dates: Dates) -> NDArray[np.float64]:
+    """Return the area of each place: its chip, or its step where chips overlap."""
+    shapes = shapely.from_wkb(dates.items()["geometry"].to_numpy(zero_copy_only=False))
+    layout = dates.chips[0].collection.spec.layout
+    share = 1.0 if layout is None else math.prod(layout.stride_px) / math.prod(layout.chip_px)
+    return np.asarray(hectares(shapes) * min(1.0, share))

@@ -1,0 +1,170 @@
+"""What ``change raster`` is asked for: two dates, how they are read, what is written where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from embeddings.errors import InputError
+from embeddings.probe.outputs import check_file
+from embeddings.raster_job import nodata_rule
+from embeddings.sources.reading import Reading
+from embeddings.spec import parse_size
+from embeddings.types import Bounds
+
+THRESHOLD = "fdr=0.1"
+SMALLEST_OBJECT_PX = 4
+"""Pixels of the smallest object where no area is asked for."""
+
+_SUFFIXES = {
+    "--out": (".tif", ".tiff"),
+    "--classes": (".tif", ".tiff"),
+    "--objects": (".gpkg",),
+    "--report": (".html", ".json"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Where change begins: by Otsu, by a false-discovery rate, or at a score."""
+
+    kind: Literal["otsu", "fdr", "value"]
+    number: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "otsu", "fdr=0.05" or a score. Raises InputError."""
+        words = text.strip().lower()
+        name, _, number = words.partition("=")
+        try:
+            if words == "otsu":
+                return cls("otsu")
+            if name == "fdr" and 0 < float(number) < 1:
+                return cls("fdr", float(number))
+            if name != "fdr" and math.isfinite(float(words)):
+                return cls("value", float(words))
+        except ValueError:
+            pass
+        raise InputError(
+            f"--threshold {text} cannot be used. Write otsu, fdr=0.05 (a rate between 0 and 1) or "
+            "a score such as 3."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RasterChangeJob:
+    """What to compare, and where to write it.
+
+    ``before`` and ``after`` are what ``sources.scenes`` finds one scene in: the bands of a date as
+    files, a folder, a STAC item, addresses. ``before_date`` and ``after_date`` are ISO 8601 or a
+    strptime pattern of file names. ``nodata``, ``mask``, ``offset`` and ``scale`` hold for both.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    out: Path
+    classes: Path | None = None
+    objects: Path | None = None
+    reports: tuple[Path, ...] = ()
+    probability: bool = False
+    """Add the probability of change as band 2."""
+    threshold: str = THRESHOLD
+    min_area_m2: float | None = None
+    """Of an object; None: SMALLEST_OBJECT_PX pixels."""
+    before_date: str | None = None
+    after_date: str | None = None
+    bands: tuple[str, ...] | None = None
+    mask: str | None = None
+    nodata: str | float | None = None
+    offset: float | None = None
+    scale: float | None = None
+    gsd: str | None = None
+    bbox: Bounds | None = None
+    register: bool = True
+
+    def check(self) -> None:
+        """Raise InputError or StoreError, before any work, if it cannot be done."""
+        Threshold.parse(self.threshold)
+        nodata_rule(self.nodata)
+        self._gsd_m()
+        if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
+            raise InputError(
+                f"--min-area {self.min_area_m2:g} is no area. Give square metres, 0 or more."
+            )
+        for name, side in (("--before", self.before), ("--after", self.after)):
+            if not side:
+                raise InputError(f"No file was given for {name}. Name the bands of that date.")
+        for option, path in self._asked():
+            _check_path(option, path)
+        outputs = [path.resolve() for path in self.outputs]
+        doubled = [path for path in outputs if outputs.count(path) > 1]
+        if doubled:
+            raise InputError(
+                f"Two outputs would be the file '{doubled[0].name}'. Give each a name of its own; "
+                f"'{self.coverage.name}' is the coverage of --out."
+            )
+
+    def check_inputs(self, inputs: Sequence[Path]) -> None:
+        """Raise InputError if an output would replace an input."""
+        read = {path.resolve() for path in inputs}
+        for path in self.outputs:
+            if path.resolve() in read:
+                raise InputError(
+                    f"'{path}' is one of the inputs and would be replaced. Write to another file."
+                )
+
+    @property
+    def coverage(self) -> Path:
+        """Where it is written what could be compared, and why not."""
+        return self.out.with_name(f"{self.out.stem}_coverage{self.out.suffix}")
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files that are written."""
+        return [path for _, path in self._asked()] + [self.coverage]
+
+    def reading(self, *, first: bool) -> Reading:
+        """Return how the files of a date are read; the second date follows the first one's grid."""
+        nodata, detect = nodata_rule(self.nodata)
+        box = self.bbox.west_south_east_north() if self.bbox is not None and first else None
+        return Reading(
+            nodata=nodata,
+            detect_nodata=detect,
+            offset=self.offset,
+            scale=self.scale,
+            bands=self.bands,
+            mask=self.mask,
+            gsd_m=self._gsd_m() if first else None,
+            bbox=box,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for as JSON, paths as their names."""
+        asked = asdict(self)
+        box = self.bbox.west_south_east_north() if self.bbox is not None else None
+        files = {name: getattr(self, name) for name in ("out", "classes", "objects")}
+        named = {name: path.name if path is not None else None for name, path in files.items()}
+        return {**asked, **named, "bbox": box, "reports": [path.name for path in self.reports]}
+
+    def _asked(self) -> list[tuple[str, Path]]:
+        more = (("--classes", self.classes), ("--objects", self.objects))
+        found = [("--out", self.out), *((name, path) for name, path in more if path is not None)]
+        return found + [("--report", path) for path in self.reports]
+
+    def _gsd_m(self) -> float | None:
+        if self.gsd is None:
+            return None
+        value, _ = parse_size(self.gsd)
+        if value <= 0:
+            raise InputError(f"--gsd {self.gsd} is no pixel size. Give metres, for example 10m.")
+        return value
+
+
+def _check_path(option: str, path: Path) -> None:
+    suffixes = _SUFFIXES[option]
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{option} {path.name} must end in {' or '.join(suffixes)}.")
+    check_file(path)
