@@ -51,7 +51,7 @@ format: .venv/ready  ## put the code into the house format
 bench: .venv/ready  ## measure us and our rivals; writes build/bench.json
 	$(BIN)/python tests/bench/run.py
 
-bench-large: .venv/ready  ## the index at 1, 4 and 16 million rows; 34 GB of disk, half an hour
+bench-large: .venv/ready  ## the index at 1, 4 and 16 million rows; 34 GB of disk, twenty minutes
 	$(BIN)/python tests/bench/large.py
 
 serve: .venv/run  ## serve the demo's store
