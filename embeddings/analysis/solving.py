@@ -71,8 +71,8 @@ def standardisation(
     The scale is one for all dimensions of a vector, the root of their mean variance; of vectors
     side by side each has its own, so that all weigh alike. To each dimension its own deviation
     would raise what hardly varies, which is mostly noise, to the rank of what tells places apart;
-    with few labels the penalty cannot undo that (tests/bench/scale_quality: a third to a half of
-    the accuracy at 100 labels).
+    with few labels the penalty cannot undo that (tests/bench/probe_scales.py: at 100 labels it
+    costs a sixth to a half of the accuracy).
     """
     weight = np.ones(len(samples)) if weight is None else weight
     light = (weight / weight.sum()).astype(np.float32)

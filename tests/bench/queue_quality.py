@@ -132,10 +132,10 @@ def compared(random: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
         )
         needed = _needed(random, ours, counts, at)
         spread = [_needed(random[rows], ours[rows], counts, at) for rows in drawn]
-        low, high = np.quantile(spread, [0.025, 0.975])
-        more = " or more" if high > counts[-1] else ""
+        # Of the draws themselves, for between a number and infinity there is no quantile.
+        low, high = np.quantile(spread, [0.025, 0.975], method="nearest")
         found[f"labels the queue needs for random's accuracy at {many}"] = (
-            f"{needed:.0f} ({low:.0f} to {min(high, counts[-1]):.0f}{more})"
+            f"{_told(needed)} ({_told(low)} to {_told(high)})"
         )
     return found
 
@@ -151,6 +151,10 @@ def _needed(random: np.ndarray, ours: np.ndarray, counts: np.ndarray, at: int) -
         return float(counts[0])
     ends = [first - 1, first]
     return float(np.interp(goal, mean[ends], counts[ends]))
+
+
+def _told(labels: float) -> str:
+    return f"{labels:.0f}" if np.isfinite(labels) else f"more than {LAST}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import change_collections
+import change_quality
 import embed_speed
 import filter_speed
 import http_speed
@@ -65,6 +66,7 @@ BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
     "probes": partial(probe_quality.run, DATA),
     "probe_scales": partial(probe_scales.run, DATA),
     "queue": partial(queue_quality.run, DATA),
+    "change": partial(change_quality.run, DATA),
     "change_collections": partial(change_collections.run, DATA),
     "probe_speed": probe_speed.run,
     "location_probes": partial(location_quality.run, DATA),

@@ -17,7 +17,7 @@ from embed_server.models import (
     JobStatus,
     Problem,
 )
-from embed_server.processes import probe_models
+from embed_server.processes import change_models, probe_models
 from embed_server.search_models import (
     ExamplesRequest,
     FilterRequest,
@@ -114,8 +114,8 @@ def test_every_setting_is_documented_and_exists() -> None:
         (EmbedReport, "Jobs"),
         *(
             (model, "Jobs")
-            for name, model in vars(probe_models).items()
-            if name.startswith("Probe")
+            for name, model in (vars(probe_models) | vars(change_models)).items()
+            if name.startswith(("Probe", "Change"))
         ),
         (Problem, "Errors"),
     ],
@@ -126,4 +126,4 @@ def test_every_field_is_documented(model: type[BaseModel], heading: str) -> None
     quoted = set(re.findall(r'"([A-Za-z0-9_]+)"', section[1])) | set(
         re.findall(r"`([A-Za-z0-9_]+)`", section[1])
     )
-    assert set(model.model_fields) <= quoted
+    assert {field.alias or name for name, field in model.model_fields.items()} <= quoted

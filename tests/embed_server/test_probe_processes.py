@@ -364,9 +364,8 @@ def test_ctrl_c_dismisses_the_job_that_is_waited_for(
 
 def test_descriptions_name_every_process(client: Client) -> None:
     listed = [each["id"] for each in client.processes()]
-    assert listed[2:] == [
-        f"probe-{name}" for name in ("fit", "predict", "queue", "sample", "accuracy")
-    ]
+    probes = [f"probe-{name}" for name in ("fit", "predict", "queue", "sample", "accuracy")]
+    assert listed[2:] == [*probes, "change-raster", "change-collection"]
     with requests.Session() as session:
         session.trust_env = False
         for name in listed:

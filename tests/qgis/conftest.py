@@ -5,6 +5,7 @@ The server's command is taken from TERRAKIN_COMMAND, else from the repository's 
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -62,7 +63,8 @@ def qgis(tmp_path_factory):
     """A QgsApplication with its own empty profile."""
     profile = tmp_path_factory.mktemp("profile")
     os.environ["QGIS_CUSTOM_CONFIG_PATH"] = str(profile)
-    from qgis.core import QgsApplication
+    from qgis.core import QgsApplication, QgsMapLayer
+    from qgis.PyQt import sip
     from qgis.PyQt.QtCore import QCoreApplication, QSettings
 
     QCoreApplication.setOrganizationName("terrakin-test")
@@ -72,6 +74,11 @@ def qgis(tmp_path_factory):
     application = QgsApplication([], True, str(profile))
     application.initQgis()
     yield application
+    # PyQGIS keeps what an algorithm raised, and with it the frames of a test and its layers. They
+    # must go while there are providers.
+    for layer in (each for each in gc.get_objects() if isinstance(each, QgsMapLayer)):
+        if not sip.isdeleted(layer) and sip.ispyowned(layer):
+            sip.delete(layer)
     application.exitQgis()
 
 

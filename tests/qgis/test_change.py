@@ -322,7 +322,7 @@ def test_a_cancel_stops_the_job_and_writes_no_map(
 
     values = {"BEFORE": bands(place, "before"), "AFTER": bands(place, "after")}
     # So many pixels that the job is far from its end when it is asked for the first time.
-    values |= {"GSD": "1m", "SCORE": str(tmp_path / "score.tif")}
+    values |= {"GSD": "3m", "SCORE": str(tmp_path / "score.tif")}
     before = {each["jobID"] for each in ask("GET", "/jobs")["jobs"]}
     results, _, _ = inside("changeraster", values, Cancelled())
     assert results is None

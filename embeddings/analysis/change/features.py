@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 TRUNCATE = 3.0

@@ -15,7 +15,10 @@ from embeddings.analysis.plain import plain
 Floats = NDArray[np.float32]
 
 KNOTS = np.linspace(-3, 1, 81)
-"""Change makes the upper tail heavier, so the scale is read off below it (84 % of the pixels)."""
+"""Change makes the upper tail heavier, so the scale is read off below it (84 % of the pixels).
+
+No score is below the first knot.
+"""
 
 
 @dataclass(frozen=True, eq=False)

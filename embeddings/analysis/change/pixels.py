@@ -1,4 +1,10 @@
-"""How unusual the change of each pixel is between two scenes of one place."""
+"""How unusual the change of each pixel is between two scenes of one place.
+
+To predict a date from the other and look at the whitened residual is the chronochrome of Schaum
+and Stocker (1997); to fit again to what seems unchanged is the idea of the iteratively reweighted
+MAD of Nielsen (2007). Here both directions count, several scales and groups of bands, and the
+prediction need not be linear.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +56,9 @@ class PixelSettings:
     waves: int = 150
     """Cosines that make the prediction more than linear; 0 for a linear one."""
     wave_scale: float = 2.0
-    """Smoothing of what the cosines see; one of ``scales``."""
+    """Smoothing of what the cosines see; costs nothing more where it is one of ``scales``."""
     wave_width: float = 0.3
+    """Standard deviation of their frequencies: radians to a mean spread of the bands."""
     kept: float = 0.9
     rounds: int = 2
     """Pixels that fit worst, all but ``kept``, are left out so many times, and the rest fitted."""

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from embeddings.analysis.plain import plain
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 RIDGE = 1e-4
 """Penalty of the prediction, in mean variances of what it predicts from."""
 FLOOR = 1e-2
 """Of the largest variance: smaller ones count as this, so that no noise is blown up."""
+FLAT = 1e-3
+"""Of the largest variance: along directions that vary less no cosine is laid."""
 MIN_PIXELS = 30
+"""With data at both dates; with fewer nothing can be said. A good fit needs thousands."""
 CHUNK = 4096
 """Pixels that are looked at together: their cosines stay in the processor's cache."""
 
@@ -102,7 +104,7 @@ def _directions(
 ) -> tuple[Floats, Floats]:
     """Return random directions and phases, in units of the spread of the data."""
     values, vectors = np.linalg.eigh(np.cov(base.astype(np.float64)).reshape(len(base), -1))
-    keep = values > values.max() * 1e-3
+    keep = values > values.max() * FLAT
     unit = max(float(np.sqrt(values.mean())), 1e-9)
     turned = rng.normal(size=(waves, int(keep.sum()))) * width / unit
     frequencies = turned @ vectors[:, keep].T
