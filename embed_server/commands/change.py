@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from embed_server.console import interruptible, note, progress_line, show
 from embed_server.options import BoundsType, NamesType, json_option
-
-if TYPE_CHECKING:
-    from embeddings.change.raster_run import RasterChange
 
 _path = click.Path(path_type=Path)
 
@@ -134,20 +132,19 @@ def raster_command(as_json: bool, before: tuple[str, ...], **options: Any) -> No
           --after 2017/B02.tif 2017/B03.tif 2017/B04.tif 2017/B08.tif \\
           --out score.tif --objects changes.gpkg --report report.html
     """
+    from embed_server.processes.change_runs import raster_to_files
     from embeddings.change.raster_job import RasterChangeJob
-    from embeddings.change.raster_report import change_report, report_lines, write_reports
-    from embeddings.change.raster_run import change_raster
+    from embeddings.change.raster_report import report_lines
 
     job = RasterChangeJob(before=before, **options)
     with progress_line() as line, interruptible() as stop:
-        made = change_raster(job, line, stop.is_set)
-    report = change_report(made)
-    write_reports(made, report)
-    _tell(made)
+        made, report, files = raster_to_files(job, line, stop.is_set)
+    tell(made.notes, files)
     show(report, report_lines(report), as_json=as_json)
 
 
-def _tell(made: RasterChange) -> None:
-    for text in made.notes:
+def tell(notes: Iterable[str], files: Iterable[Path]) -> None:
+    """Tell what was noticed, and what was written."""
+    for text in notes:
         note(f"Note: {text}")
-    note(f"Written: {', '.join(map(str, (*made.files, *made.job.reports)))}")
+    note(f"Written: {', '.join(map(str, files))}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from embed_server.commands.change import SeveralFiles
-from embed_server.console import interruptible, note, progress_line, show
+from embed_server.commands.change import SeveralFiles, tell
+from embed_server.console import interruptible, progress_line, show
 from embed_server.options import BoundsType, json_option, store_option
-
-if TYPE_CHECKING:
-    from embeddings.change.collection_run import CollectionChange
 
 _path = click.Path(path_type=Path)
 
@@ -118,30 +115,12 @@ def collection_command(as_json: bool, **options: Any) -> None:
       terrakin change collection --store ~/embeddings --collection years \\
           --all-dates --out since.tif
     """
+    from embed_server.processes.change_runs import collection_to_files
     from embeddings.change.collection_job import CollectionChangeJob
-    from embeddings.change.collection_layers import write
-    from embeddings.change.collection_objects import write_objects
-    from embeddings.change.collection_report import (
-        collection_report,
-        report_lines,
-        write_reports,
-    )
-    from embeddings.change.collection_run import measure
+    from embeddings.change.collection_report import report_lines
 
     job = CollectionChangeJob(**options)
     with progress_line() as line, interruptible() as stop:
-        made = measure(job, line, stop.is_set)
-        files = write(made)
-        if job.objects is not None:
-            write_objects(made, job.objects)
-            files.append(job.objects)
-    report = collection_report(made, files)
-    write_reports(made, report)
-    _tell(made, files)
+        made, report, files = collection_to_files(job, line, stop.is_set)
+    tell(made.notes, files)
     show(report, report_lines(report), as_json=as_json)
-
-
-def _tell(made: CollectionChange, files: list[Path]) -> None:
-    for text in made.notes:
-        note(f"Note: {text}")
-    note(f"Written: {', '.join(map(str, (*files, *made.job.reports)))}")

@@ -1,4 +1,4 @@
-"""Runs of change from files to files, as the processes have them.
+"""Runs of change from files to files, as the commands and the processes have them.
 
 Every function raises InputError, StoreError or CancelledError. ``files`` are all that was written.
 """

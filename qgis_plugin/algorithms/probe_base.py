@@ -49,10 +49,6 @@ class ProbeAlgorithm(TerrakinAlgorithm):
                 return self.work()
         except PluginError as error:
             raise QgsProcessingException(str(error)) from error
-        finally:
-            # The context holds layers, and this object may outlive what QGIS needs to free them.
-            self._client = self._folder = None
-            self._parameters = self._context = self._feedback = None
 
     def work(self) -> dict[str, Any]:
         """Run the process and return the outputs. Raises PluginError."""
