@@ -14,8 +14,6 @@ from embeddings.sources.areas import Area
 from embeddings.types import Bounds, LonLat, TimeRange
 
 MAX_IDS = 50_000
-_WIDE_M = 1e6
-"""So wide an exclusion may leave nothing, which ends the search for more of it."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def barred(items: ItemTable, wanted: Filter) -> NDArray[np.int64] | None:
     near = np.zeros(items.count, bool)
     for place, metres in places:
         near[items.near(place, metres)] = True
-        if metres >= _WIDE_M and near.all():
+        if near.all():
             break
     return np.flatnonzero(near)
 
