@@ -20,7 +20,7 @@ _report_option = click.option(
     "--report", type=_path, help="Write the report to .html (for people) or .json (the same data)."
 )
 
-_others_option = click.option(
+others_option = click.option(
     "--with",
     "others",
     multiple=True,
@@ -56,7 +56,7 @@ def probe() -> None:
 @probe.command("fit")
 @store_option
 @click.option("--collection", required=True, help="Whose vectors to learn from.")
-@_others_option
+@others_option
 @click.option(
     "--labels",
     required=True,
@@ -138,7 +138,8 @@ def probe() -> None:
     type=ErrorRateType(),
     default="0.1",
     show_default=True,
-    help="Share of errors that may remain among the accepted predictions, or 'off'.",
+    help="Share of errors that may remain among the accepted predictions, or 'off'. What is unlike "
+    "the training data stays unknown either way, but for 'probe predict --name-all'.",
 )
 @click.option("--unknown-per-class", "threshold_per_class", is_flag=True, help="... in each class.")
 @click.option("--no-curve", is_flag=True, help="Leave out the learning curve, which takes longest.")
@@ -196,7 +197,7 @@ def _tell_fitted(first: FittedProbe) -> None:
 @click.option("--model", required=True, type=_path, help="What 'probe fit' wrote.")
 @store_option
 @click.option("--collection", required=True, help="What to predict.")
-@_others_option
+@others_option
 @click.option("--within", type=_path, help="Only centres in this file's polygons.")
 @click.option("--datetime", "time", help="Only this time: 2018-10-13, A/B, A/.. or ../B.")
 @click.option("--scene", "scenes", multiple=True, help="Only this scene; several times for more.")
@@ -212,6 +213,7 @@ def _tell_fitted(first: FittedProbe) -> None:
     is_flag=True,
     help="Of .tif: probability, margin, entropy and applicability in NAME_probability.tif.",
 )
+@click.option("--name-all", is_flag=True, help="The likeliest class everywhere, never unknown.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that compute.")
 @click.option(
     "--scheduler",

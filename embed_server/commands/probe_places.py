@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embed_server.commands.probe import area_of
+from embed_server.commands.probe import area_of, others_option
 from embed_server.console import interruptible, note, progress_line, show
 from embed_server.options import json_option, store_option
 
@@ -22,6 +22,7 @@ SHOWN = 10
 @click.option("--model", type=_path, help="A probe.  [default: none: cover what is there]")
 @store_option
 @click.option("--collection", required=True, help="Where to label.")
+@others_option
 @click.option("--labels", type=_path, help="Labels there are; their chips are left out.")
 @click.option("--layer", help="Layer of --labels.")
 @click.option("--field", help="Field of --labels: only features with a value in it are labels.")
@@ -40,6 +41,7 @@ def queue_command(
     model: Path | None,
     store: Path,
     collection: str,
+    others: tuple[str, ...],
     labels: Path | None,
     layer: str | None,
     field: str | None,
@@ -66,7 +68,7 @@ def queue_command(
     there = KnownLabels(labels, layer, field) if labels is not None else None
     with progress_line() as line, interruptible() as stop:
         found, summary = queue_to_file(
-            store, collection, model, there, options, out, line, stop.is_set
+            store, collection, model, there, options, out, line, stop.is_set, others
         )
     shown = summary["places"]
     show(summary, _queue_lines(found, shown, out), as_json=as_json)

@@ -137,6 +137,9 @@ class ProbePredictInputs(Received):
         default=None,
         description="Of .tif: a second file with probability, margin, entropy, applicability.",
     )
+    name_all: StrictBool | None = Field(
+        default=None, description="The likeliest class everywhere, never unknown."
+    )
     workers: StrictInt | None = Field(
         default=None, ge=1, le=256, description="Processes that compute. Default: 1."
     )
@@ -162,6 +165,7 @@ class ProbeQueueInputs(Received):
 
     collection: StrictStr = Field(description="Where to label.")
     out: StrictStr = Field(description="Absolute path of a new GeoPackage to label in.")
+    others: list[StrictStr] | None = Field(default=None, description=OTHERS)
     model: StrictStr | None = Field(
         default=None, description="Absolute path of a probe. Default: none, cover what is there."
     )

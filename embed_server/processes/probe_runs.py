@@ -120,22 +120,25 @@ def queue_to_file(
     out: Path,
     progress: Tell,
     cancelled: Stop,
+    others: Sequence[str] = (),
 ) -> tuple[LabelQueue, Json]:
     """List the places to label next and write them; return them, and a summary."""
     import numpy as np
 
+    from embeddings.probe.beside import Beside
     from embeddings.probe.layer_file import check_layer_path
     from embeddings.probe.model import ProbeModel
     from embeddings.probe.queue import labelled_rows, make_queue, write_queue
     from embeddings.store import Store
 
     check_layer_path(out)
-    known = Store.open(store).collection(collection)
+    beside = Beside.open(Store.open(store), [collection, *others])
+    known = beside.first
     loaded = ProbeModel.load(model) if model is not None else None
     done = np.empty(0, np.int64)
     if labels is not None:
         done = labelled_rows(known, labels.path, labels.layer, labels.field)
-    found = make_queue(known, loaded, done, options, progress, cancelled)
+    found = make_queue(beside, loaded, done, options, progress, cancelled)
     said = {"collection": known.id, "collection_state": known.state, "strategy": found.strategy}
     write_queue(found, out, said | {"model_sha256": loaded.sha256 if loaded else None})
     places = found.items.drop_columns(["geometry", "datetime"]).to_pylist()

@@ -72,6 +72,7 @@ def _predict(store: Path, inputs: wire.ProbePredictInputs) -> Make:
         options = PredictOptions(
             per_class=bool(inputs.per_class),
             measures=bool(inputs.measures),
+            name_all=bool(inputs.name_all),
             scenes=tuple(inputs.scenes or ()),
             workers=1 if inputs.workers is None else inputs.workers,
             scheduler=inputs.scheduler,
@@ -119,6 +120,7 @@ def _queue(store: Path, inputs: wire.ProbeQueueInputs) -> Make:
                 Path(inputs.out),
                 teller(context),
                 context.cancelled,
+                inputs.others or (),
             )
         return summary
 

@@ -74,14 +74,21 @@ def standardisation(
     with few labels the penalty cannot undo that (tests/bench/probe_scales.py: at 100 labels it
     costs a sixth to a half of the accuracy).
     """
-    weight = np.ones(len(samples)) if weight is None else weight
+    return standard_of(samples.vectors, samples.blocks, weight)
+
+
+def standard_of(
+    vectors: Floats, blocks: tuple[int, ...] = (), weight: NDArray[np.float64] | None = None
+) -> tuple[Floats, Floats]:
+    """Return mean and scale ``(d,)`` of vectors ``(n, d)`` that are ``blocks`` side by side."""
+    weight = np.ones(len(vectors)) if weight is None else weight
     light = (weight / weight.sum()).astype(np.float32)
-    mean = light @ samples.vectors
-    centred = samples.vectors - mean
+    mean = light @ vectors
+    centred = vectors - mean
     centred *= centred
     variance = light @ centred
-    scale = np.ones(samples.dim, np.float32)
-    ends = np.cumsum(samples.blocks or (samples.dim,))
+    scale = np.ones(vectors.shape[1], np.float32)
+    ends = np.cumsum(blocks or (vectors.shape[1],))
     for block in map(slice, [0, *ends[:-1]], ends):
         spread = np.sqrt(variance[block].mean(dtype=np.float64))
         # Where nothing varies nothing is told, and it must not be divided by almost nothing.

@@ -6,7 +6,7 @@ each place has one row of the first collection, whose footprints a map shows, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,12 +87,31 @@ class Beside:
         """How many rows of the first collection have no partner."""
         return int((self.partners[0] < 0).sum()) if self.partners else 0
 
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
+        """Yield (lon and lat columns, vectors ``(n, sum of dims)``) over the first collection.
+
+        Rows without a partner have NaN.
+        """
+        start = 0
+        for places, vectors in self.reader.batches():
+            if self.partners:
+                here = np.arange(start, start + len(vectors))
+                wide = np.full((len(vectors), sum(self.dims)), np.nan, np.float32)
+                joined = self.joined(here)
+                wide[joined, : vectors.shape[1]] = vectors[joined]
+                wide[joined, vectors.shape[1] :] = self._partners(here[joined])
+                vectors = wide
+            start += len(vectors)
+            yield places, vectors
+
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """Return the vectors ``(n, sum of dims)`` of joined rows of the first collection."""
-        found = [self.reader.vectors(rows)]
-        for reader, partner in zip(self._readers[1:], self.partners, strict=True):
-            found.append(reader.vectors(partner[rows]))
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        found = self.reader.vectors(rows)
+        return np.concatenate([found, self._partners(rows)], axis=1) if self.partners else found
+
+    def _partners(self, rows: Rows) -> NDArray[np.float32]:
+        pairs = zip(self._readers[1:], self.partners, strict=True)
+        return np.concatenate([reader.vectors(partner[rows]) for reader, partner in pairs], axis=1)
 
 
 class _Part:

@@ -57,7 +57,7 @@ class ProbeJob:
     block_m: float | None = None
     buffer_m: float | None = None
     unknown_error: float | None = UNKNOWN_ERROR
-    """Share of errors that may remain among the accepted; None: a class is always named."""
+    """Share of errors that may remain among the accepted; None: no probability is too low."""
     threshold_per_class: bool = False
     curve: bool = True
     background: int | None = None

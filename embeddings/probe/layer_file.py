@@ -6,6 +6,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ import pyarrow as pa
 from embeddings.atomic import atomic_path
 from embeddings.errors import InputError
 from embeddings.probe.outputs import IF_FULL, check_file
+
+NO_CLOCK = "2000-01-01T00:00:00.000Z"
+"""What GeoPackage has to have as time of the last change, so that equal content has equal bytes."""
+
+_COUNTERS = (24, 92)
+"""Where SQLite counts the changes of a file, which is another number from run to run."""
 
 
 def check_layer_path(path: Path) -> None:
@@ -115,3 +122,16 @@ def add_style(
         f"VALUES ('layer_styles', 'attributes', 'layer_styles', '', coalesce(?, {now}))",
         (changed,),
     )
+
+
+def finish_layer(file: Path, layer: str, qml: str | None) -> None:
+    """Put a layer's style into the file, and the clock and the count of changes out of it."""
+    with closing(sqlite3.connect(file)) as database, database:
+        if qml is not None:
+            add_style(database, layer, qml, NO_CLOCK)
+        database.execute("UPDATE gpkg_contents SET last_change = ?", (NO_CLOCK,))
+        database.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (NO_CLOCK,))
+    with file.open("r+b") as raw:
+        for place in _COUNTERS:
+            raw.seek(place)
+            raw.write((1).to_bytes(4, "big"))

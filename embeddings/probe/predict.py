@@ -47,13 +47,15 @@ class PredictOptions:
 
     ``per_class``: the probability of each class. ``applicability``: the distance to the training
     data, where the probe knows it. ``measures``: of .tif, a second file NAME_probability.tif with
-    all that is not the class. ``scenes``: only these; none: all. ``workers`` processes compute, or
-    those of the Dask cluster at ``scheduler``, which see the store under the same name.
+    all that is not the class. ``name_all``: the likeliest class everywhere, never unknown.
+    ``scenes``: only these; none: all. ``workers`` processes compute, or those of the Dask cluster
+    at ``scheduler``, which see the store under the same name.
     """
 
     per_class: bool = False
     applicability: bool = True
     measures: bool = False
+    name_all: bool = False
     scenes: tuple[str, ...] = ()
     workers: int = 1
     scheduler: str | None = None
@@ -144,6 +146,11 @@ def predict(
     options = options or PredictOptions()
     check_out(out, options)
     options.workers_wanted.check()
+    if options.name_all and model.probe.task != "classes":
+        raise InputError(
+            "Only a map of classes says unknown, so only there --name-all means anything. Leave it "
+            "out."
+        )
     model.check_beside([(each.id, each.spec) for each in (collection, *others)])
     beside = Beside.of((collection, *others))
     wanted = Wanted(within, time, options.scenes)
@@ -176,10 +183,11 @@ class _Run:
             scale,
             applicability=options.applicability,
             per_class=options.per_class,
+            name_all=options.name_all,
         )
         self.is_raster = out.suffix.lower() in RASTERS
         self.rows = Rows(beside, wanted, oldest_first=self.is_raster)
-        self.said = _provenance(model, beside, wanted)
+        self.said = _provenance(model, beside, wanted, options)
         self.tally = _Tally(self.scorer)
         self.progress = progress
         self.cancelled = cancelled
@@ -294,7 +302,9 @@ def check_out(out: Path, options: PredictOptions | None = None) -> None:
         )
 
 
-def _provenance(model: ProbeModel, beside: Beside, wanted: Wanted) -> dict[str, Any]:
+def _provenance(
+    model: ProbeModel, beside: Beside, wanted: Wanted, options: PredictOptions
+) -> dict[str, Any]:
     """Say what the prediction was made of; no time of running, so that equal maps are equal."""
     area, time = wanted.within, wanted.time
     collection, *others = beside.collections
@@ -328,6 +338,8 @@ def _provenance(model: ProbeModel, beside: Beside, wanted: Wanted) -> dict[str, 
         said["time"] = [each and each.isoformat() for each in (time.start, time.end)]
     if wanted.scenes:
         said["scenes"] = list(wanted.scenes)
+    if options.name_all:
+        said["name_all"] = True
     return said
 
 

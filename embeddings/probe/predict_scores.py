@@ -73,7 +73,7 @@ class Scorer:
     ``probability`` is that of the class named or most likely, calibrated; ``margin`` its distance
     to the second; ``entropy`` that of all classes, as a share of the largest there can be.
     ``applicability`` is the distance to the training data, where the probe knows it and it is
-    asked for. ``per_class`` adds ``p_CLASS``. ``scale (d,)`` is what stored int8 is to be
+    asked for. ``per_class`` adds ``p_CLASS``. ``name_all`` never says unknown. ``scale (d,)`` is what stored int8 is to be
     multiplied by; None for vectors as they are.
     """
 
@@ -84,6 +84,7 @@ class Scorer:
         *,
         applicability: bool = True,
         per_class: bool = False,
+        name_all: bool = False,
     ) -> None:
         self.probe = probe
         weights, bias = probe.folded
@@ -94,9 +95,9 @@ class Scorer:
         self._bias = np.asarray(bias, np.float32)[:, None]
         known = probe.applicability
         self._shown = applicability and known is not None
-        # A class is never named outside the area of applicability, shown or not.
-        wanted = self._shown or probe.task == "classes"
-        self._near = known if wanted else None
+        self._refusing = probe.task == "classes" and not name_all
+        # A class is named inside the area of applicability only, shown or not.
+        self._near = known if self._shown or self._refusing else None
         self._per_class = per_class or probe.task == "multilabel"
         self._columns = _column_names(probe.classes)
 
@@ -165,7 +166,7 @@ class Scorer:
             away = self._near.dissimilarity_in_place(wide)
             if self._shown:
                 measures["applicability"][:] = away
-            if self.probe.task == "classes":
+            if self._refusing:
                 scored.codes[block][away > self._near.threshold] = UNKNOWN
 
     def _class(self, scores: Floats, measures: Measures) -> NDArray[np.int32]:
@@ -178,7 +179,7 @@ class Scorer:
         if self._per_class:
             for name, share in zip(self._columns, scores, strict=True):
                 measures[f"p_{name}"][:] = share
-        if self.probe.thresholds is not None:
+        if self._refusing and self.probe.thresholds is not None:
             code[best < self.probe.thresholds[code]] = UNKNOWN
         return code
 

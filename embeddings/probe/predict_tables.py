@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 
 from embeddings.analysis.probes import UNKNOWN
 from embeddings.errors import StorageFullError, StoreError
-from embeddings.probe.layer_file import add_style
+from embeddings.probe.layer_file import finish_layer
 from embeddings.probe.predict_scores import Scorer
 from embeddings.probe.predict_scoring import Chunk
 from embeddings.probe.predict_style import UNKNOWN_COLOUR, category_qml, colours, range_qml
@@ -25,9 +23,6 @@ from embeddings.store.schema import BBOX, ITEM_COLUMNS, SIDES, geo_metadata
 LAYER = "predictions"
 ROW_GROUP_ROWS = 131_072
 FEATURE_ROWS = 32_768
-
-_NO_CLOCK = "2000-01-01T00:00:00.000Z"
-"""What GeoPackage has to have as time of the last change, so that equal content has equal bytes."""
 
 _WKB_KINDS = {3: "Polygon", 6: "MultiPolygon"}
 
@@ -130,7 +125,7 @@ def write_geopackage(
                 f"The disk is full: '{path.parent}'. Free some space, or write to another disk."
             ) from error
         raise StoreError(f"'{path.name}' could not be written: {error}") from error
-    _add_style(path, table, stream.range)
+    finish_layer(path, LAYER, _style(table, stream.range))
 
 
 class _Features:
@@ -172,19 +167,11 @@ class _Features:
             raise
 
 
-def _add_style(path: Path, table: Table, span: tuple[float, float] | None) -> None:
-    """Put the style where QGIS looks for it, and take the wall clock out of the file."""
-    style: str | None
+def _style(table: Table, span: tuple[float, float] | None) -> str | None:
     if table.names:
         palette = [*colours(len(table.names) - 1), UNKNOWN_COLOUR]
-        style = category_qml("class", table.names, palette)
-    else:
-        style = range_qml("value", *span) if span is not None else None
-    with closing(sqlite3.connect(path)) as database, database:
-        if style is not None:
-            add_style(database, LAYER, style, _NO_CLOCK)
-        database.execute("UPDATE gpkg_contents SET last_change = ?", (_NO_CLOCK,))
-        database.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_NO_CLOCK,))
+        return category_qml("class", table.names, palette)
+    return range_qml("value", *span) if span is not None else None
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from embeddings.analysis.probes import LinearProbe
 from embeddings.analysis.queueing import POOL, Strategy, margins, queue, strategy_for
+from embeddings.analysis.solving import standard_of
 from embeddings.errors import CancelledError, InputError, OutsideCoverageError
+from embeddings.probe.beside import Beside
 from embeddings.probe.joining import join
 from embeddings.probe.labels import LabelOptions, read_labels
 from embeddings.probe.layer_file import write_layer
@@ -22,7 +24,6 @@ from embeddings.probe.predict_scoring import inside
 from embeddings.report import Pace, Progress
 from embeddings.sources.areas import Area
 from embeddings.store.collection import Collection
-from embeddings.store.reader import Reader
 
 MOST_COVERED = 20_000
 """Of more candidates a seeded sample is looked at where the space is to be covered."""
@@ -79,7 +80,7 @@ def labelled_rows(
 
 
 def make_queue(
-    collection: Collection,
+    beside: Beside,
     model: ProbeModel | None,
     labelled: NDArray[np.int64],
     options: QueueOptions,
@@ -88,32 +89,34 @@ def make_queue(
 ) -> LabelQueue:
     """Order the places to label next: where the probe hesitates, or what nobody has seen yet.
 
-    ``labelled (m,)`` are row numbers that need no label any more. Without a probe, or with few
-    labels a class, the space of the vectors is covered. Raises InputError, SpecMismatchError,
-    OutsideCoverageError or CancelledError.
+    ``labelled (m,)`` are row numbers of the first collection that need no label any more. Without
+    a probe, or with few labels a class, the space of the vectors is covered. Raises InputError,
+    SpecMismatchError, OutsideCoverageError or CancelledError.
     """
     if options.many < 1:
         raise InputError(f"{options.many} places to label were asked for; ask for 1 or more.")
     if model is not None:
-        model.check(collection.spec, collection.id)
+        model.check_beside([(each.id, each.spec) for each in beside.collections])
     strategy = _strategy(model, options)
     probe = model.probe if model is not None else None
-    reader = Reader(collection)
-    scan = _Scan(reader, labelled, options, progress, cancelled)
+    scan = _Scan(beside, labelled, options, progress, cancelled)
     if strategy == "uncertainty" and probe is not None:
         found = scan.least_sure(probe)
     else:
         found = scan.sampled()
-    middle = probe.mean if probe is not None else found.vectors.mean(axis=0)
+    if probe is not None:
+        mean, scale = probe.mean, probe.scale
+    else:
+        mean, scale = standard_of(found.vectors, beside.dims)
     likely = _likely(probe, found.vectors) if strategy == "uncertainty" else None
     chosen = queue(
-        found.vectors - middle,
+        (found.vectors - mean) / scale,
         options.many,
-        labelled=reader.vectors(labelled) - middle,
+        labelled=(beside.vectors(labelled[beside.joined(labelled)]) - mean) / scale,
         probabilities=likely,
         seed=options.seed,
     )
-    items = _described(reader, probe, found.rows[chosen], found.vectors[chosen], strategy)
+    items = _described(beside, probe, found.rows[chosen], found.vectors[chosen], strategy)
     return LabelQueue(items, strategy, found.count, len(labelled))
 
 
@@ -144,13 +147,13 @@ class _Scan:
 
     def __init__(
         self,
-        reader: Reader,
+        beside: Beside,
         labelled: NDArray[np.int64],
         options: QueueOptions,
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self._reader, self._options = reader, options
+        self._beside, self._options = beside, options
         self._progress, self._cancelled = progress, cancelled
         self._labelled = np.unique(labelled)
 
@@ -158,7 +161,7 @@ class _Scan:
         """Return the POOL * many candidates of least margin."""
         most = POOL * self._options.many
         rows, sure = np.empty(0, np.int64), np.empty(0)
-        vectors = np.empty((0, self._reader.collection.spec.dim), np.float32)
+        vectors = np.empty((0, sum(self._beside.dims)), np.float32)
         count = 0
         for here, found in self._batches():
             count += len(here)
@@ -173,7 +176,7 @@ class _Scan:
         """Return all candidates, or a seeded random part of many."""
         rng = np.random.default_rng(self._options.seed)
         rows, key = np.empty(0, np.int64), np.empty(0)
-        vectors = np.empty((0, self._reader.collection.spec.dim), np.float32)
+        vectors = np.empty((0, sum(self._beside.dims)), np.float32)
         count = 0
         for here, found in self._batches():
             count += len(here)
@@ -186,9 +189,9 @@ class _Scan:
 
     def _batches(self) -> Any:
         """Yield row numbers ``(n,)`` and usable vectors ``(n, d)`` of candidates."""
-        first, total = 0, self._reader.collection.count
+        first, total = 0, self._beside.first.count
         pace, area = Pace(total), self._options.within
-        for places, vectors in self._reader.batches():
+        for places, vectors in self._beside.batches():
             if self._cancelled():
                 raise CancelledError("Stopped as asked. Nothing was written.")
             rows = np.arange(first, first + len(vectors))
@@ -204,7 +207,7 @@ class _Scan:
     def _checked(self, found: _Candidates) -> _Candidates:
         if not found.count:
             raise OutsideCoverageError(
-                f"Collection '{self._reader.collection.id}' has no chip without a label in the "
+                f"Collection '{self._beside.first.id}' has no chip without a label in the "
                 "area asked for; there is nothing to label. Name another area."
             )
         return found
@@ -221,13 +224,13 @@ def _likely(probe: LinearProbe | None, vectors: NDArray[np.float32]) -> NDArray[
 
 
 def _described(
-    reader: Reader,
+    beside: Beside,
     probe: LinearProbe | None,
     rows: NDArray[np.int64],
     vectors: NDArray[np.float32],
     strategy: Strategy,
 ) -> pa.Table:
-    items = reader.rows(rows).select(["id", "datetime", "lon", "lat", "geometry"])
+    items = beside.reader.rows(rows).select(["id", "datetime", "lon", "lat", "geometry"])
     columns: dict[str, Any] = {"rank": np.arange(1, len(rows) + 1, dtype=np.int32)}
     why = [TYPICAL] * len(rows)
     if probe is not None and probe.task == "classes":

@@ -288,9 +288,9 @@ def _selection(task: str, chosen: Report | None) -> list[str]:
     if chosen["promised"] != chosen["asked"]:
         promise += f" (the {chosen['asked']:.0%} asked for cannot be kept)"
     return [
-        f"Unknown at {promise}: {chosen['accepted']:.1%} are accepted and {chosen['error']:.1%} of "
-        f"those are wrong (at most {chosen['error_bound']:.1%} with 90 % confidence), in left-out "
-        "regions.",
+        f"Unknown at {promise}: by probability {chosen['accepted']:.1%} are accepted, and "
+        f"{chosen['error']:.1%} of those are wrong (at most {chosen['error_bound']:.1%} with 90 % "
+        "confidence), in left-out regions.",
         f"  {chosen['note']}",
     ]
 

@@ -25,6 +25,7 @@ from .probe_base import MODEL_FILTER, ProbeAlgorithm
 from .server_access import COLLECTION, choose_collection, server_parameters
 
 MODEL, DATETIME, PER_CLASS, MEASURES = "MODEL", "DATETIME", "PER_CLASS", "MEASURES"
+NAME_ALL = "NAME_ALL"
 RASTER, FOOTPRINTS = "RASTER", "FOOTPRINTS"
 CHIPS, UNKNOWN, NO_DATA, CLASSES = "CHIPS", "UNKNOWN", "NO_DATA", "CLASSES"
 SUFFIXES = {RASTER: (".tif", ".tiff"), FOOTPRINTS: (".gpkg", ".parquet")}
@@ -67,6 +68,11 @@ class PredictProbe(ProbeAlgorithm):
                 MEASURES, self.tr("A second raster with probability and applicability"), False
             )
         )
+        self.advanced(
+            QgsProcessingParameterBoolean(
+                NAME_ALL, self.tr("The likeliest class everywhere, never unknown"), False
+            )
+        )
         self.addParameter(
             QgsProcessingParameterRasterDestination(RASTER, self.tr("Map"), optional=True)
         )
@@ -97,6 +103,7 @@ class PredictProbe(ProbeAlgorithm):
             "within": self.area(),
             "datetime": self.text(DATETIME),
             "per_class": self.flag(PER_CLASS),
+            "name_all": self.flag(NAME_ALL),
         }
         title = f"{Path(inputs['model'] or '').stem} ({collection.id})"
         outputs: dict[str, Any] = {}

@@ -53,6 +53,7 @@ class QueuePlaces(ProbeAlgorithm):
         )
         for parameter in server_parameters():
             self.addParameter(parameter)
+        self.add_others_parameter()
         self.addParameter(
             QgsProcessingParameterFeatureSource(
                 LABELS,
@@ -99,6 +100,7 @@ class QueuePlaces(ProbeAlgorithm):
             {
                 "collection": collection.id,
                 "out": path,
+                "others": self.others(),
                 "model": self.file(MODEL),
                 "labels": labels,
                 "field": field,

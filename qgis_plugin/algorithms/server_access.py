@@ -17,6 +17,7 @@ from ..core.client import Client
 from ..core.errors import ProblemError, RequestError
 from ..core.server_process import ServerProcess
 from ..core.settings import Settings
+from ..core.shared import lent_on
 from ..core.wire import Collection, JobStatus, ReadyFile, only_choice
 
 SERVER, STORE, COLLECTION = "SERVER", "STORE", "COLLECTION"
@@ -37,7 +38,7 @@ def server_parameters(collection: bool = True) -> list[QgsProcessingParameterDef
     folder = QgsProcessingParameterFile.Behavior.Folder
     parameters: list[QgsProcessingParameterDefinition] = [
         QgsProcessingParameterFile(
-            SERVER, "Ready file of a running server (empty: start one on the store)", optional=True
+            SERVER, "Ready file of a running server (empty: one on the store)", optional=True
         ),
         QgsProcessingParameterFile(
             STORE,
@@ -55,17 +56,19 @@ def server_parameters(collection: bool = True) -> list[QgsProcessingParameterDef
 
 @contextmanager
 def client_for(server: str, store: str, feedback: QgsProcessingFeedback) -> Iterator[Client]:
-    """Give a client for a ready file or, when that is empty, for a server started on a store.
+    """Give a client for a ready file or, when that is empty, for a server on a store.
 
-    A server started here is stopped at the end of the block. Raises PluginError.
+    That is the panel's, if it runs on this store, else one that is started here and stopped at the
+    end of the block. Raises PluginError.
     """
     if not server and not store:
         raise RequestError(
             "Neither SERVER nor STORE is given. Give the ready file of a running server, or the "
             "folder of a store to start one on."
         )
-    if server:
-        client = Client(ReadyFile.read(server), feedback.isCanceled)
+    running = ReadyFile.read(server) if server else lent_on(store)
+    if running is not None:
+        client = Client(running, feedback.isCanceled)
         client.check()
         yield client
         return

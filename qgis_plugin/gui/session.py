@@ -13,6 +13,7 @@ from typing import Any, Callable
 from qgis.core import QgsApplication, QgsProject, QgsVectorLayer
 from qgis.PyQt.QtCore import QObject, QTimer, pyqtSignal
 
+from ..core import shared
 from ..core.client import Client
 from ..core.errors import PluginError, ServerLostError, ServerNotRunningError
 from ..core.export import ExportSource, export_geopackage
@@ -103,6 +104,7 @@ class Session(QObject):
 
     def stop(self) -> None:
         """Leave the server; stop it if it was started here."""
+        shared.take_back()
         self._drop_jobs(NEED_SERVER)
         self.collections = []
         if self.process is None:
@@ -168,6 +170,8 @@ class Session(QObject):
 
         def connected(collections: list[Collection]) -> None:
             self.server, self.collections = server, collections
+            if self.process is not None:
+                shared.lend(self.process.store, server)
             self._enter(Phase.READY)
 
         self.phase = Phase.CONNECTING
@@ -248,6 +252,7 @@ class Session(QObject):
         return ServerLostError(f"The server stopped. Start it again.{last}")
 
     def _leave(self, patience_ms: int = STOP_WITHIN_MS) -> None:
+        shared.take_back()
         self._drop_jobs(NEED_SERVER)
         self._timer.stop()
         if self.process is not None:

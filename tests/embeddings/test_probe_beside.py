@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embeddings.analysis.probes import fit
+from embeddings.analysis.queueing import margins
 from embeddings.analysis.samples import Samples
 from embeddings.analysis.solving import standardisation
 from embeddings.errors import CollectionNotFoundError, InputError, SpecMismatchError
@@ -18,6 +19,7 @@ from embeddings.probe.fit import fit_first, fit_probe
 from embeddings.probe.fit_job import ProbeJob
 from embeddings.probe.model import ProbeModel
 from embeddings.probe.predict import PredictOptions, predict
+from embeddings.probe.queue import LabelQueue, QueueOptions, make_queue
 from embeddings.store import Store
 from embeddings.store.reader import Reader
 from tests.embeddings.label_data import square_chips
@@ -178,6 +180,33 @@ def test_positives_are_compared_with_chips_that_have_a_partner(store: Path, labe
     first = fit_first(_job(store, labels, others=("radar",), field=None, background=5000))
     assert first.samples.dim == 12
     assert len(first.samples) == ROWS * NARROW
+
+
+def test_the_queue_asks_of_vectors_side_by_side(store: Path, labels: Path) -> None:
+    model = fit_first(_job(store, labels, others=("radar",))).model
+    both = Beside.open(Store.open(store), ("light", "radar"))
+    found = make_queue(both, model, np.empty(0, np.int64), QueueOptions(12, strategy="uncertainty"))
+    assert found.candidates == ROWS * NARROW
+    rows = np.array([int(r) * COLS + int(c) for r, c in _places(found)])
+    likely = model.probe.probabilities(both.vectors(rows))
+    np.testing.assert_allclose(found.items["margin"].to_numpy(), margins(likely), atol=1e-5)
+    # A chip that has a label but no partner is neither asked for nor in the way.
+    alone = np.flatnonzero(~both.joined(np.arange(ROWS * COLS)))
+    again = make_queue(both, model, alone, QueueOptions(12, strategy="uncertainty"))
+    assert again.items.equals(found.items)
+    with pytest.raises(SpecMismatchError, match="Name all with --collection and --with"):
+        make_queue(Beside.of([both.first]), model, alone, QueueOptions(12))
+
+
+def test_without_a_probe_each_collection_counts_alike(store: Path) -> None:
+    both = Beside.open(Store.open(store), ("light", "radar"))
+    found = make_queue(both, None, np.empty(0, np.int64), QueueOptions(3))
+    # Each collection sees one class of three; side by side they tell all three.
+    assert {truth()[int(r), int(c)] for r, c in _places(found)} == {0, 1, 2}
+
+
+def _places(found: LabelQueue) -> list[list[str]]:
+    return [name.split("_") for name in found.items["id"].to_pylist()]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".gpkg"])

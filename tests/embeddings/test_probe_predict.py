@@ -401,6 +401,37 @@ def test_a_class_called_unknown_stays_apart_from_ours(
     assert {"p_Unknown", "p_sea", "p_SEA_2"} <= set(frame.columns)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".gpkg"])
+def test_all_places_are_named_where_that_is_asked(
+    collection: Collection, tmp_path: Path, suffix: str
+) -> None:
+    train = vectors_of(collection)[:300]
+    near = measure_applicability(train, train.mean(axis=0), train.std(axis=0), np.arange(300))
+    probe = probe_of(applicability=near, thresholds=np.full(3, 0.7))
+    model = model_of(probe, collection)
+    out = tmp_path / f"out{suffix}"
+    some = predict(model, collection, out)
+    refused = out.read_bytes()
+    every = predict(model, collection, out, options=PredictOptions(name_all=True))
+    assert 0 < some.unknown < some.rows == every.rows
+    assert every.unknown == 0
+    assert all(every.classes[name] >= number for name, number in some.classes.items())
+    assert out.read_bytes() != refused
+    if suffix == ".parquet":
+        rows = pq.read_table(out).to_pandas()
+        likely = probe.probabilities(vectors_of(collection))
+        assert (rows["class"] == np.array(CLASSES)[likely.argmax(axis=1)]).mean() > 0.999
+        assert rows["applicability"].max() > near.threshold
+        assert json.loads(pq.read_metadata(out).metadata[b"terrakin"])["name_all"]
+
+
+def test_only_classes_can_all_be_named(collection: Collection, tmp_path: Path) -> None:
+    model = model_of(probe_of("number"), collection)
+    with pytest.raises(InputError, match=r"Only a map of classes says unknown.*Leave it out"):
+        predict(model, collection, tmp_path / "out.parquet", options=PredictOptions(name_all=True))
+    assert not list(tmp_path.iterdir())
+
+
 def test_geopackage_has_polygons_and_a_style(collection: Collection, tmp_path: Path) -> None:
     model = model_of(probe_of(thresholds=np.full(3, 0.7)), collection)
     predict(model, collection, tmp_path / "out.gpkg")
@@ -421,6 +452,9 @@ def test_geopackage_has_polygons_and_a_style(collection: Collection, tmp_path: P
             "AND f_table_name = 'predictions' AND f_geometry_column = 'geom'"
         ).fetchone()
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    # SQLite counts what is written, and GDAL does not always write in as many steps.
+    content = (tmp_path / "out.gpkg").read_bytes()
+    assert content[24:28] == content[92:96] == b"\0\0\0\1"
     renderer = Xml.fromstring(style).find("renderer-v2")
     assert renderer is not None
     values = [each.get("value") for each in renderer.iter("category")]

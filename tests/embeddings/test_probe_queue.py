@@ -16,6 +16,7 @@ from embeddings.errors import (
     OutsideCoverageError,
     SpecMismatchError,
 )
+from embeddings.probe.beside import Beside
 from embeddings.probe.fit import fit_probe
 from embeddings.probe.model import ProbeModel
 from embeddings.probe.queue import QueueOptions, labelled_rows, make_queue, write_queue
@@ -57,7 +58,7 @@ def test_the_probe_is_asked_where_it_hesitates(
 ) -> None:
     labelled = labelled_rows(collection, labels, field="class")
     assert len(labelled) == 120
-    found = make_queue(collection, model, labelled, QueueOptions(20))
+    found = make_queue(Beside.of([collection]), model, labelled, QueueOptions(20))
     assert found.strategy == "uncertainty"
     assert found.candidates == collection.count - 120
     rows = _rows(found.items)
@@ -74,7 +75,7 @@ def test_the_probe_is_asked_where_it_hesitates(
 
 
 def test_without_a_probe_the_space_is_covered(collection: Collection) -> None:
-    found = make_queue(collection, None, NONE, QueueOptions(9))
+    found = make_queue(Beside.of([collection]), None, NONE, QueueOptions(9))
     assert (found.strategy, len(found)) == ("coverage", 9)
     assert "class" not in found.items.column_names
     vectors = Reader(collection).vectors(_rows(found.items))
@@ -83,27 +84,29 @@ def test_without_a_probe_the_space_is_covered(collection: Collection) -> None:
 
 def test_only_the_area_asked_for_is_queued(collection: Collection, model: ProbeModel) -> None:
     box = Bounds(WEST, NORTH - 5 * SIDE, WEST + 4 * SIDE, NORTH)
-    found = make_queue(collection, model, NONE, QueueOptions(50, Area.of_box(box)))
+    found = make_queue(Beside.of([collection]), model, NONE, QueueOptions(50, Area.of_box(box)))
     assert len(found) == found.candidates == 20
     assert max(found.items["lon"].to_pylist()) < box.east
     away = Area.of_box(Bounds(-60, -10, -59, -9))
     with pytest.raises(OutsideCoverageError, match="nothing to label"):
-        make_queue(collection, model, NONE, QueueOptions(5, away))
+        make_queue(Beside.of([collection]), model, NONE, QueueOptions(5, away))
 
 
 def test_many_candidates_are_seen_a_batch_at_a_time(
     collection: Collection, model: ProbeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make_queue(collection, model, NONE, QueueOptions(10))
+    whole = make_queue(Beside.of([collection]), model, NONE, QueueOptions(10))
     batches = Reader.batches
     monkeypatch.setattr(Reader, "batches", lambda self: batches(self, 50))
-    assert make_queue(collection, model, NONE, QueueOptions(10)).items.equals(whole.items)
+    assert make_queue(Beside.of([collection]), model, NONE, QueueOptions(10)).items.equals(
+        whole.items
+    )
 
 
 def test_the_layer_has_footprints_and_a_field_to_fill_in(
     collection: Collection, model: ProbeModel, tmp_path: Path
 ) -> None:
-    found = make_queue(collection, model, NONE, QueueOptions(5))
+    found = make_queue(Beside.of([collection]), model, NONE, QueueOptions(5))
     write_queue(found, tmp_path / "queue.gpkg", {"collection": "land"})
     meta, _, shapes, values = pyogrio.raw.read(tmp_path / "queue.gpkg", layer="queue")
     fields = dict(zip(meta["fields"].tolist(), values, strict=True))
@@ -120,11 +123,11 @@ def test_what_cannot_be_queued_is_refused(
     collection: Collection, model: ProbeModel, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="0 places"):
-        make_queue(collection, None, NONE, QueueOptions(0))
+        make_queue(Beside.of([collection]), None, NONE, QueueOptions(0))
     with pytest.raises(InputError, match="Only a probe of classes"):
-        make_queue(collection, None, NONE, QueueOptions(5, strategy="uncertainty"))
+        make_queue(Beside.of([collection]), None, NONE, QueueOptions(5, strategy="uncertainty"))
     with pytest.raises(CancelledError):
-        make_queue(collection, model, NONE, QueueOptions(5), cancelled=lambda: True)
+        make_queue(Beside.of([collection]), model, NONE, QueueOptions(5), cancelled=lambda: True)
     other = square_chips(tmp_path / "other", vectors=np.ones((100, 3), np.float32))
     with pytest.raises(SpecMismatchError, match="dim"):
-        make_queue(other, model, NONE, QueueOptions(5))
+        make_queue(Beside.of([other]), model, NONE, QueueOptions(5))

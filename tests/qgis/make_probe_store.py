@@ -1,7 +1,7 @@
 """Run by the server's Python: a store whose chips' classes can be learned, and labels of them.
 
-The collection ``land`` is that of the tests of probes; ``kin`` is copied from the store of
-make_store.py. Usage: make_probe_store.py FOLDER STORE_WITH_KIN
+The collection ``land`` is that of the tests of probes, and ``radar`` lies on its grid; ``kin`` is
+copied from the store of make_store.py. Usage: make_probe_store.py FOLDER STORE_WITH_KIN
 """
 
 from __future__ import annotations
@@ -12,13 +12,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.embeddings.label_data import write_labels
-from tests.embeddings.probe_data import centre, make_store, some_chips, write_points
+from tests.embeddings.label_data import square_chips, write_labels
+from tests.embeddings.probe_data import (
+    COLS,
+    NORTH,
+    ROWS,
+    WEST,
+    centre,
+    make_store,
+    some_chips,
+    write_points,
+)
 
 
 def main(folder: Path, other: Path) -> None:
     """Write FOLDER/store, and FOLDER/points.gpkg and other files of labels."""
     make_store(folder / "store", noise=1.5)
+    square_chips(folder / "store" / "radar", ROWS, COLS, origin=(WEST, NORTH))
     shutil.copytree(other / "kin", folder / "store" / "kin")
     write_points(folder / "points.gpkg")
     places = [centre(*chip) for chip in some_chips(20).tolist()]

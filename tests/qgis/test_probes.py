@@ -259,6 +259,34 @@ def test_a_raster_of_labels_gives_the_probe_of_the_command(
         assert "one of them" in refused("fitprobe", **values, **given)
 
 
+def test_collections_beside_each_other_are_those_of_the_command(
+    process, terrakin_command, land, tmp_path
+):
+    more = {"OTHERS": "radar", "MODEL": tmp_path / "process.safetensors"}
+    labels = {"INPUT": land / "points.gpkg", "FIELD": "class"}
+    process("fitprobe", **labels, **more, **FIT)
+    process("predictprobe", **more, FOOTPRINTS=tmp_path / "process.gpkg")
+    asked = process("queueplaces", **more, COUNT=7, OUTPUT=tmp_path / "queue.gpkg")
+    where = ("--store", land / "store", "--collection", "land", "--with", "radar")
+    terrakin_command(
+        *("fit", *where, "--field", "class", "--labels", land / "points.gpkg"),
+        *("--folds", 5, "--no-curve", "--out", tmp_path / "command"),
+    )
+    model = ("--model", tmp_path / "command")
+    terrakin_command("predict", *where, *model, "--out", tmp_path / "command.gpkg")
+    text = terrakin_command(
+        "queue", *where, *model, "-n", 7, "--out", tmp_path / "list.gpkg", "--json"
+    )
+    tensors = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("process", "command")]
+    assert tensors[0] == tensors[1]
+    said_of = [said(tmp_path / f"{name}.safetensors") for name in ("process", "command")]
+    assert [each["collection"] for each in said_of[0]["trained_on"]] == ["land", "radar"]
+    assert said_of[0] == said_of[1]
+    maps = [(tmp_path / f"{name}.gpkg").read_bytes() for name in ("process", "command")]
+    assert maps[0] == maps[1]
+    assert asked["CANDIDATES"] == json.loads(text)["candidates"]
+
+
 def write_classes(path: Path) -> None:
     """A raster of two classes over the collection `kin`, in its CRS."""
     import numpy as np

@@ -118,6 +118,33 @@ def test_an_export_goes_on_beside_everything_else(
     assert (heard.cancelled, heard.failed, session.job) == ([], [], None)
 
 
+def test_algorithms_take_the_server_of_the_panel(
+    session, spin, command, data, tmp_path, monkeypatch
+):
+    from qgis.core import QgsProcessingContext, QgsProcessingFeedback
+    from terrakin.algorithms.similar_places import SimilarPlaces
+    from terrakin.gui.session import Phase
+
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+    store = str(data / "store")
+
+    def told() -> str:
+        values = {"SERVER": "", "STORE": f"{store}/", "COLLECTION": "kin", "K": 3}
+        values |= {"POINT": "13.914,45.283 [EPSG:4326]"}
+        values |= {"OUTPUT": str(tmp_path / "kin.gpkg")}
+        feedback = QgsProcessingFeedback()
+        _, done = SimilarPlaces().create().run(values, QgsProcessingContext(), feedback)
+        assert done, feedback.textLog()
+        return feedback.textLog()
+
+    session.start_server(str(command), store)
+    spin(lambda: session.phase is Phase.READY)
+    assert "Starting a server" not in told()
+    session.stop()
+    assert "Starting a server" in told()
+    spin(lambda: session.phase is Phase.OFF)
+
+
 def test_an_export_that_another_replaces_is_announced(
     session, heard, spin, places, slow_export, tmp_path
 ):
