@@ -17,7 +17,14 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from embeddings.errors import BandError
-from embeddings.sources.files import RESAMPLING, OpenFile, data_indexes, reading_of, same_grid
+from embeddings.sources.files import (
+    RESAMPLING,
+    OpenFile,
+    data_indexes,
+    read_there,
+    reading_of,
+    same_grid,
+)
 from embeddings.sources.grids import TargetGrid
 from embeddings.sources.nodata import can_hold
 from embeddings.sources.reading import Reading
@@ -63,7 +70,7 @@ class Band:
             if self.resampled and can_hold(str(raw.dtype), nodata):
                 # The mask that GDAL would make, for which it would warp once more.
                 return raw, np.asarray(raw != raw.dtype.type(nodata))
-            return raw, self.dataset.read_masks(self.index, window=window) > 0
+            return raw, read_there(self.dataset, self.index, window)
 
     def unmixed(self, window: Window) -> NDArray[Any]:
         """Read numbers without interpolation."""
@@ -73,7 +80,7 @@ class Band:
     def unmixed_there(self, window: Window) -> NDArray[np.bool_]:
         """Read where there are numbers without interpolation."""
         with reading_of(self.file):
-            return np.asarray(self.nearest.read_masks(self.index, window=window) > 0)
+            return read_there(self.nearest, self.index, window)
 
 
 def bands_of(file: OpenFile, reading: Reading, *, several: bool) -> list[Band]:

@@ -18,7 +18,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from embeddings.errors import BandError, SourceError
-from embeddings.sources.files import data_indexes
+from embeddings.sources.files import data_indexes, read_there
 
 METRES_PER_DEGREE = 111_195.0
 _COLOURS = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
@@ -137,7 +137,7 @@ def read_image(
             raise SourceError(f"has only {len(every)} bands")
         indexes = [every[band] for band in bands]
         numbers = dataset.read(indexes)
-        valid = np.asarray((dataset.read_masks(indexes) > 0).all(axis=0))
+        valid = np.logical_and.reduce([read_there(dataset, index) for index in indexes])
         factor = np.array([dataset.scales[i - 1] for i in indexes])[:, None, None]
         offset = np.array([dataset.offsets[i - 1] for i in indexes])[:, None, None]
     if scale is not None:

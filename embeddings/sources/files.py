@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.windows import Window
 
 from embeddings.errors import BandError, SourceError, SourceNotFoundError
 from embeddings.sources.addresses import (
@@ -198,10 +200,24 @@ def data_indexes(dataset: Any) -> list[int]:
 
 def declares_nodata(file: OpenFile) -> bool:
     """Whether a nodata tag, mask or alpha band says which pixels have data."""
-    all_valid = [rasterio.enums.MaskFlags.all_valid]
-    return file.nodata is not None or any(
-        flags != all_valid for flags in file.dataset.mask_flag_enums
+    all_valid = [MaskFlags.all_valid]
+    return (
+        file.nodata is not None
+        or len(data_indexes(file.dataset)) < file.dataset.count
+        or any(flags != all_valid for flags in file.dataset.mask_flag_enums)
     )
+
+
+def read_there(dataset: Any, index: int, window: Window | None = None) -> NDArray[np.bool_]:
+    """Read where a band has data ``(h, w) bool``, by nodata, mask or alpha band.
+
+    GDAL takes an alpha band for the mask only beside one or three others.
+    """
+    there = np.asarray(dataset.read_masks(index, window=window) > 0)
+    if MaskFlags.all_valid in dataset.mask_flag_enums[index - 1]:
+        for alpha in set(dataset.indexes) - set(data_indexes(dataset)):
+            there &= dataset.read(alpha, window=window) > 0
+    return there
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 
 from embeddings.errors import BandError, SourceError, SourceNotFoundError
 from embeddings.sources.chips import chip_layout
+from embeddings.sources.grids import TargetGrid
 from embeddings.sources.raster import RasterScene
 from embeddings.sources.reading import Reading
 from embeddings.sources.remote import fingerprint_of
@@ -128,14 +129,35 @@ def test_bands_of_several_files_are_told_apart(tmp_path: Path, write_raster: Wri
         assert scene.bands == ("red", "B2")
 
 
-def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path, write_raster: Write) -> None:
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 12])
+def test_an_alpha_band_is_a_mask_and_no_band(
+    tmp_path: Path, write_raster: Write, bands: int
+) -> None:
     alpha = np.full((20, 20), 255, np.uint8)
     alpha[:5] = 0
-    file = write_raster(tmp_path / "a.tif", flat(bands=3, dtype="uint8"), alpha=alpha)
+    file = write_raster(tmp_path / "a.tif", flat(bands=bands, dtype="uint8"), alpha=alpha)
     with opened(file) as scene:
-        assert scene.bands == ("B1", "B2", "B3")
+        assert len(scene.bands) == bands
         assert (read(scene)[1] == (alpha > 0)).all()
         assert scene.nodata is None
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 13])
+@pytest.mark.parametrize("res", [10.0, 20.0])
+def test_there_is_no_data_beside_a_file_however_many_bands_it_has(
+    tmp_path: Path, write_raster: Write, bands: int, res: float
+) -> None:
+    values = np.full((bands, 20, 20), 7, np.uint16)
+    with opened(write_raster(tmp_path / "a.tif", values)) as scene:
+        # Ten pixels to the west of the file, and as many of its own as fit.
+        transform = Affine(res, 0, 500_000 - 10 * res, 0, -res, 5_200_000)
+        grid = TargetGrid(scene.grid.crs_wkt, transform, 20, 10)
+        with scene.onto(grid) as moved:
+            found, there = moved.read(0, 0, 10, 20)
+    # GDAL's averages reach a pixel too far at the edge.
+    assert not there[:, :9].any()
+    assert there[:, 10:].all()
+    assert (found[:, :, 10:] == 7).all()
 
 
 def test_a_mask_band_masks(tmp_path: Path, write_raster: Write) -> None:
