@@ -61,40 +61,42 @@ def land_cover(
     model.check(spec.spec, spec.id)
     places = np.flatnonzero(dates.there[:2].all(axis=0))
     names = (*model.probe.classes, _unknown(model.probe.classes))
-    shares, codes = zip(*(_read(model.probe, dates, date, places) for date in (0, 1)), strict=True)
+    before, after = (_shares(model.probe, dates, date, places) for date in (0, 1))
     found = transitions(
-        shares[0], shares[1], hectares[places], _regions(dates, places), names, changed[places]
+        before,
+        after,
+        hectares[places],
+        _regions(dates, places),
+        names,
+        changed[places],
+        unknown=len(names) - 1,
     )
     columns = {}
-    for name, code in zip(("class_before", "class_after"), codes, strict=True):
+    for name, code in (("class_before", found.before), ("class_after", found.after)):
         texts = np.full(dates.count, None, object)
         texts[places] = np.array(names, object)[code]
         columns[name] = texts
     method = (
         "Mapped: each place as its likeliest class. Expected: as the probe's probabilities say. "
-        "Places that did not change keep one class, named from both dates together. The interval "
-        "is of 200 draws of regions and, within each, of how far the probe errs; it does not hold "
-        "errors that the probe makes everywhere. For that, check a random sample of the map."
+        "Places that did not change keep one class, named from both dates together, and are "
+        "unknown only if they are at both. The interval is of the expected area, from 200 draws of "
+        "regions and, within each, of how far the probe errs; it does not hold errors that the "
+        "probe makes everywhere. For that, check a random sample of the map."
     )
     return Named(columns, {"transitions": {**found.to_json(), "method": method}})
 
 
-def _read(
-    probe: LinearProbe, dates: Dates, date: int, places: Ints
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Return probabilities ``(n, q + 1)``, the last of unknown, and codes ``(n,)``."""
+def _shares(probe: LinearProbe, dates: Dates, date: int, places: Ints) -> Floats:
+    """Return probabilities ``(n, q + 1)``, the last of unknown: 1 where it is, else 0."""
     many = len(probe.classes)
-    shares, codes = np.zeros((len(places), many + 1), np.float32), np.empty(len(places), np.int64)
+    shares = np.zeros((len(places), many + 1), np.float32)
     for first in range(0, len(places), BLOCK):
         part = slice(first, first + BLOCK)
         vectors = dates.vectors(date, places[part])
-        shares[part, :many] = probe.probabilities(vectors)
-        named = probe.predict(vectors)
-        codes[part] = np.where(named == UNKNOWN, many, named)
-    away = codes == many
-    shares[away] = 0
-    shares[away, many] = 1
-    return shares, codes
+        away = probe.predict(vectors) == UNKNOWN
+        shares[part, :many] = np.where(away[:, None], 0, probe.probabilities(vectors))
+        shares[part, many] = away
+    return shares
 
 
 def _unknown(classes: tuple[str, ...]) -> str:

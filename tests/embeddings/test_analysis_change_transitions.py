@@ -45,6 +45,20 @@ def test_places_that_did_not_change_keep_their_class() -> None:
     assert still.expected.sum() == pytest.approx(10)
 
 
+def test_what_one_date_says_holds_for_a_place_that_did_not_change() -> None:
+    """The last class is unknown: sure at one date, at the other, at both, and where all changed."""
+    wood, nothing = [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]
+    before = np.array([wood, nothing, nothing, wood], np.float32)
+    after = np.array([nothing, wood, nothing, nothing], np.float32)
+    changed = np.array([False, False, False, True])
+    hectares = np.array([1.0, 2.0, 4.0, 8.0])
+    found = transitions(before, after, hectares, np.arange(4), CLASSES, changed, unknown=2)
+    np.testing.assert_allclose(found.mapped, [[3, 0, 8], [0, 0, 0], [0, 0, 4]])
+    np.testing.assert_allclose(found.expected, [[2.7, 0, 7.2], [0, 0.3, 0.8], [0, 0, 4]], atol=1e-6)
+    assert found.before.tolist() == [0, 0, 2, 0]
+    assert found.after.tolist() == [0, 0, 2, 2]
+
+
 def test_intervals_hold_the_true_area(rng: np.random.Generator) -> None:
     hits = 0
     for _ in range(20):

@@ -179,6 +179,18 @@ def test_a_probe_says_from_what_into_what(series: Path, probe: Path) -> None:
     found = report["transitions"]
     whole = np.array(found["mapped_ha"])
     assert whole.sum() == pytest.approx(made.hectares.sum())
+    # The matrix is what the table holds.
+    where = {name: number for number, name in enumerate(found["classes"])}
+    recounted = np.zeros_like(whole)
+    kept = 0
+    for before, after, changed, hectares in zip(
+        *(table[name] for name in ("class_before", "class_after", "changed", "hectares")),
+        strict=True,
+    ):
+        recounted[where[before], where[after]] += hectares
+        kept += before == after and not changed
+    np.testing.assert_allclose(recounted, whole, rtol=1e-6)
+    assert kept == (~np.array(table["changed"])).sum()
     off = whole.sum() - np.trace(whole)
     assert 0 < off < 0.1 * whole.sum()
     assert "Changed into what" in report_html(report, map_uri(made))

@@ -13,6 +13,7 @@ from embeddings.errors import InputError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 DRAWS = 200
 CONFIDENCE = 0.95
@@ -23,10 +24,13 @@ class Transitions:
     """Areas ``(q, q)`` in hectares: rows are the class at date 1, columns that at date 2.
 
     ``mapped`` counts each place as its likeliest class, ``expected`` as its probabilities say;
-    ``low`` and ``high`` hold CONFIDENCE of what the draws gave.
+    ``low`` and ``high`` hold CONFIDENCE of what the draws gave. ``before`` and ``after`` ``(n,)``
+    are the classes that the places were counted as.
     """
 
     classes: tuple[str, ...]
+    before: Codes
+    after: Codes
     places: NDArray[np.int64]
     mapped: Doubles
     expected: Doubles
@@ -53,6 +57,8 @@ def transitions(
     block: NDArray[np.int64],
     classes: tuple[str, ...],
     changed: NDArray[np.bool_] | None = None,
+    *,
+    unknown: int | None = None,
     seed: int = 0,
 ) -> Transitions:
     """Return the areas from class to class of ``n`` places.
@@ -60,7 +66,8 @@ def transitions(
     ``before`` and ``after`` ``(n, q)`` are calibrated probabilities of the classes, ``hectares
     (n,)``, ``block (n,)`` numbers of compact regions. Where ``changed (n,)`` is False a place
     keeps its class, named from both dates together: an error of the probe is then the same at
-    both, and makes no transition.
+    both, and makes no transition. ``unknown`` is the number of the class that says nothing; what
+    one date says of such a place holds for both.
 
     The intervals are of DRAWS draws. Each draws regions with replacement and, in each region, one
     number that says for all its places how far down their probabilities the class is taken: errors
@@ -71,7 +78,7 @@ def transitions(
     _check(before, after, hectares, block, classes)
     if changed is None:
         changed = np.ones(len(before), bool)
-    one, two = _settled(before, after, changed)
+    one, two = _settled(before, after, changed, unknown)
     first, second = one.argmax(axis=1), two.argmax(axis=1)
     count = len(classes)
     mapped = _table(first, second, hectares, count)
@@ -81,13 +88,19 @@ def transitions(
     )
     low, high = _intervals(one, two, hectares, block, changed, seed)
     places = _table(first, second, np.ones(len(first)), count).astype(np.int64)
-    return Transitions(classes, places, mapped, whole, low, high)
+    return Transitions(classes, first, second, places, mapped, whole, low, high)
 
 
-def _settled(before: Floats, after: Floats, changed: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+def _settled(
+    before: Floats, after: Floats, changed: NDArray[np.bool_], unknown: int | None
+) -> tuple[Doubles, Doubles]:
     """Give places that did not change one probability for both dates: the mean of the logs."""
     one, two = (np.maximum(each.astype(np.float64), 1e-9) for each in (before, after))
     both = np.sqrt(one * two)
+    if unknown is not None:
+        blind, blind_after = (each[:, unknown] > 0.5 for each in (one, two))
+        both[blind] = two[blind]
+        both[blind_after] = one[blind_after]
     both /= both.sum(axis=1, keepdims=True)
     return np.where(changed[:, None], one, both), np.where(changed[:, None], two, both)
 
