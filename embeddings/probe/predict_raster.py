@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what copy raises has no public name
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -55,6 +57,8 @@ class Sheet:
     codes: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     palette: tuple[Colour, ...] = ()
+    faint: tuple[int, ...] = ()
+    """Codes that a map below shows through in QGIS."""
 
     @property
     def resampling(self) -> str:
@@ -71,7 +75,7 @@ class Sheet:
         legend = self.codes, self.names, self.palette
         pam, style = sidecars(out)
         texts = {pam: category_pam(*legend)}
-        return texts if is_users(style) else texts | {style: paletted_qml(*legend)}
+        return texts if is_users(style) else texts | {style: paletted_qml(*legend, self.faint)}
 
 
 def sidecars(out: Path) -> tuple[Path, Path]:
@@ -215,8 +219,8 @@ def write_cog(
             overview_resampling=sheet.resampling,
             num_threads="1",
         )
-    except (RasterioError, OSError) as error:
-        if "No space" in str(error) or "disk is full" in str(error):
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        if _is_full(error, path.parent, bands[:, :1, :1].nbytes * window.width * window.height):
             raise StorageFullError(
                 f"The disk is full: '{path.parent}'. Free some space, or write to another disk."
             ) from error
@@ -224,6 +228,15 @@ def write_cog(
     finally:
         for left_over in (plain, plain.with_name(f"{plain.name}.aux.xml")):
             left_over.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException | None, folder: Path, needed: int) -> bool:
+    """Whether writing so many bytes failed for want of space, which GDAL does not always say."""
+    while error is not None:
+        if "No space" in str(error) or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return shutil.disk_usage(folder).free < needed
 
 
 def _write_plain(

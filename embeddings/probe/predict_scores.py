@@ -73,8 +73,8 @@ class Scorer:
     ``probability`` is that of the class named or most likely, calibrated; ``margin`` its distance
     to the second; ``entropy`` that of all classes, as a share of the largest there can be.
     ``applicability`` is the distance to the training data, where the probe knows it and it is
-    asked for. ``per_class`` adds ``p_CLASS``. ``name_all`` never says unknown. ``scale (d,)`` is what stored int8 is to be
-    multiplied by; None for vectors as they are.
+    asked for. ``per_class`` adds ``p_CLASS``. ``name_all`` never says unknown. ``scale (d,)`` is
+    what stored int8 is to be multiplied by; None for vectors as they are.
     """
 
     def __init__(
