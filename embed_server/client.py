@@ -17,7 +17,7 @@ import orjson
 import requests
 
 from embed_server.client_inputs import PathOrGeoJson, Paths, several, whole_paths
-from embed_server.errors import ServerError
+from embed_server.errors import InvalidRequestError, ServerError
 from embed_server.models import API_VERSION
 from embed_server.ready_file import ReadyFile
 
@@ -59,8 +59,8 @@ class JobDismissedError(ServerError):
 class Client:
     """Blocking calls to one server. Answers are the JSON objects of docs/api.md.
 
-    Every method raises RemoteError if the server refuses and UnreachableError if it does not
-    answer. Not to be shared between threads.
+    Every method raises RemoteError if the server refuses, UnreachableError if it does not answer
+    and InvalidRequestError for what cannot be sent. Not to be shared between threads.
     """
 
     def __init__(self, url: str, token: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -348,6 +348,11 @@ class Client:
                 timeout=self._timeout,
                 allow_redirects=False,
             )
+        except requests.exceptions.InvalidJSONError as error:
+            raise InvalidRequestError(
+                f"The request was not sent: it holds a number that JSON does not know ({error}). "
+                "Give finite numbers."
+            ) from error
         except requests.Timeout as error:
             raise UnreachableError(
                 f"The server at {self.url} did not answer within {self._timeout[1]:g} s. It may "

@@ -6,6 +6,7 @@ All give the same rows. Whoever encodes, the caller alone writes.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from embeddings.sources.chips import Batch
 Outcome = tuple[Batch, pa.Table | SourceError]
 
 CONNECT_S = 20.0
+_ADDRESS = re.compile(r"[a-z]+://[^\s/]+:\d+/?")
 _THREAD = threading.local()
 AHEAD = 2
 """Batches on their way for each worker, so that none waits and few are held in memory."""
@@ -154,6 +156,11 @@ class DaskWorkers:
 def connect(scheduler: str) -> Any:
     """Return a client of a Dask cluster that has workers. Raises InputError, ExtraMissingError."""
     distributed = _distributed()
+    if not _ADDRESS.fullmatch(scheduler):
+        raise InputError(
+            f"'{scheduler}' is no address of a Dask scheduler. Give what 'dask scheduler' prints, "
+            "for example tcp://192.168.1.5:8786."
+        )
     try:
         client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,12 @@ class ErrorRateType(click.ParamType[float]):
         if str(value).strip().lower() == OFF:
             return float("nan")
         try:
-            return float(value)
+            share = float(value)
         except ValueError:
+            share = float("nan")
+        if math.isnan(share):
             self.fail(f"'{value}' is not a share. Write 0.1, or {OFF}.", param, ctx)
+        return share
 
 
 @click.group("probe")
@@ -207,7 +211,7 @@ def _tell_fitted(first: FittedProbe) -> None:
     type=_path,
     help=".tif (a pixel a chip), .gpkg or .parquet (a footprint a chip).",
 )
-@click.option("--per-class", is_flag=True, help="The probability of each class, too.")
+@click.option("--per-class", is_flag=True, help="The probability of each class, too; of .tif with --measures.")
 @click.option(
     "--measures",
     is_flag=True,
@@ -248,7 +252,7 @@ def predict_command(
     with progress_line() as line, interruptible() as stop:
         area = area_of(within)
         loaded, done = predict_to_file(
-            model, store, collection, out, area, time, asked, line, stop.is_set, others
+            model, store, collection, out, area, time, asked, line, stop.is_set, others, within
         )
     for text in done.notes:
         note(f"Note: {text}")
@@ -268,13 +272,17 @@ def area_of(within: Path | None) -> Any:
 
 
 def _prediction_lines(done: PredictReport, task: str) -> list[str]:
+    from embeddings.probe.predict_tables import named
     from embeddings.probe.report import columns
 
     head = f"{done.rows:,} chips of collection '{done.collection}' predicted."
     lines = [head]
     if done.classes:
-        named = {**done.classes, **({"unknown": done.unknown} if task == "classes" else {})}
-        rows = [[name, f"{n:,}", f"{n / max(done.rows, 1):.1%}"] for name, n in named.items()]
+        counts = list(done.classes.items())
+        if task == "classes":
+            # A class may itself be called unknown.
+            counts.append((named(tuple(done.classes))[-1], done.unknown))
+        rows = [[name, f"{n:,}", f"{n / max(done.rows, 1):.1%}"] for name, n in counts]
         lines += columns([["class", "chips", "share"], *rows])
     if done.no_data:
         lines.append(f"{done.no_data:,} chips without data have no prediction.")

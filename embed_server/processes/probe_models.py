@@ -131,7 +131,7 @@ class ProbePredictInputs(Received):
     datetime: StrictStr | None = Field(default=None, description="Only this time: ISO 8601, A/B.")
     scenes: list[StrictStr] | None = Field(default=None, description="Only these scenes.")
     per_class: StrictBool | None = Field(
-        default=None, description="The probability of each class, too."
+        default=None, description="The probability of each class, too; of .tif with measures."
     )
     measures: StrictBool | None = Field(
         default=None,

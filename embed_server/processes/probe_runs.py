@@ -52,10 +52,12 @@ def fit_to_files(
     ``fitted`` is called with the probe before it is judged. Return the outcome and the report.
     """
     from embeddings.probe.fit import fit_first, judge
+    from embeddings.probe.outputs import check_spared
     from embeddings.probe.report import check_report_path, probe_report, write_report
 
     if report is not None:
         check_report_path(report, out)
+    check_spared(written_by_fit(out, report), [job.labels], job.store)
     first = fit_first(job, progress, cancelled)
     fitted(first)
     outcome = judge(first, progress, cancelled)
@@ -85,14 +87,20 @@ def predict_to_file(
     progress: Tell,
     cancelled: Stop,
     others: Sequence[str] = (),
+    within_file: Path | None = None,
 ) -> tuple[ProbeModel, PredictReport]:
-    """Predict a collection, and ``others`` beside it, with a model and write a map."""
+    """Predict a collection, and ``others`` beside it, with a model and write a map.
+
+    ``within_file`` is what ``within`` was read from, if anything; it is not written to.
+    """
     from embeddings.probe.model import ProbeModel
+    from embeddings.probe.outputs import check_spared
     from embeddings.probe.predict import check_out, predict
     from embeddings.store import Store
     from embeddings.types import TimeRange
 
     check_out(out, options)
+    check_spared([out], [within_file], store)
     loaded = ProbeModel.load(model)
     opened = Store.open(store)
     known = opened.collection(collection)
@@ -127,11 +135,15 @@ def queue_to_file(
 
     from embeddings.probe.beside import Beside
     from embeddings.probe.layer_file import check_layer_path
+    from embeddings.probe.lottery import check_seed
     from embeddings.probe.model import ProbeModel
+    from embeddings.probe.outputs import check_spared
     from embeddings.probe.queue import labelled_rows, make_queue, write_queue
     from embeddings.store import Store
 
     check_layer_path(out)
+    check_spared([out], [], store)
+    check_seed(options.seed)
     beside = Beside.open(Store.open(store), [collection, *others])
     known = beside.first
     loaded = ProbeModel.load(model) if model is not None else None

@@ -88,6 +88,7 @@ def _predict(store: Path, inputs: wire.ProbePredictInputs) -> Make:
             teller(context),
             context.cancelled,
             inputs.others or (),
+            Path(inputs.within) if isinstance(inputs.within, str) else None,
         )
         for text in done.notes:
             context.log(text)

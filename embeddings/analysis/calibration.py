@@ -200,13 +200,14 @@ def effective(wrong: NDArray[np.bool_], unit: NDArray[np.int64]) -> float:
     """Return how many independent samples the errors ``(n,)`` of spatial units are worth.
 
     n over Kish's design effect, which is the variance of the share of errors between units over
-    that of a binomial.
+    that of a binomial. Where none or all are wrong nothing varies: then one a unit, for errors
+    may come by whole units all the same.
     """
     count, share = len(wrong), float(wrong.mean())
     _, member = np.unique(unit, return_inverse=True)
     units = int(member.max()) + 1
     if units < 2 or share in (0.0, 1.0):
-        return float(min(count, max(units, 1)) if units < 2 else count)
+        return float(units)
     spread = np.bincount(member, wrong - share)
     variance = units / (units - 1) * float((spread**2).sum()) / count**2
     return float(np.clip(share * (1 - share) / max(variance, 1e-12), 1.0, count))

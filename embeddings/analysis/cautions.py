@@ -37,13 +37,18 @@ def cautions(
     calibration_error: float | None,
     selection: Selection | None,
     partitions: list[float],
+    *,
+    drawn: bool = False,
 ) -> list[str]:
-    """Return warnings, the gravest first; ``range_m`` is how far labels resemble each other."""
+    """Return warnings, the gravest first; ``range_m`` is how far labels resemble each other.
+
+    ``drawn``: the samples are some of all that there are.
+    """
     name = MAIN[samples.task]
     ours = spatial.figures[name]
     return [
         *_about_blocks(plan, range_m),
-        *_about_classes(samples, plan),
+        *_about_classes(samples, plan, "labels drawn" if drawn else "labels"),
         *_about_baselines(name, ours.value, ours.error, baselines),
         *_about_gap(name, ours.value, random.figures[name].value),
         *_about_partitions(name, partitions),
@@ -71,32 +76,35 @@ def _about_blocks(plan: Blocks, range_m: float) -> list[str]:
     return found
 
 
-def _about_classes(samples: Samples, plan: Blocks) -> list[str]:
+def _about_classes(samples: Samples, plan: Blocks, what: str) -> list[str]:
     if samples.task not in ("classes", "multilabel"):
         return []
     found: list[str] = []
     for code, name in enumerate(samples.classes):
         mine = samples.target == code if samples.task == "classes" else samples.target[:, code]
-        found += _about_class(name, mine, plan)
+        features = len(np.unique(samples.group[mine]))
+        found += _about_class(name, mine, features, plan, what)
     return found
 
 
-def _about_class(name: str, mine: NDArray[np.bool_], plan: Blocks) -> list[str]:
+def _about_class(
+    name: str, mine: NDArray[np.bool_], features: int, plan: Blocks, what: str
+) -> list[str]:
     count = int(mine.sum())
     if not count:
-        return [f"The class '{name}' has no label and cannot be predicted."]
+        return [f"No label of '{name}' is among the samples tested: nothing is known of it."]
     if len(np.unique(plan.block[mine])) == 1:
         return [
-            f"All {count} labels of '{name}' lie in one block. When it is left out the probe "
+            f"All {count} {what} of '{name}' lie in one block. When it is left out the probe "
             "never sees the class, so its scores say nothing; label it elsewhere too."
         ]
     if len(np.unique(plan.fold[mine])) == 1:
         return [
-            f"All {count} labels of '{name}' lie in one fold. When it is left out the probe "
+            f"All {count} {what} of '{name}' lie in one fold. When it is left out the probe "
             "never sees the class, so its scores say nothing; label it elsewhere too."
         ]
-    if count < FEW_LABELS:
-        return [f"The class '{name}' has only {count} labels; its scores are rough."]
+    if features < FEW_LABELS:
+        return [f"The class '{name}' has only {features} {what}; its scores are rough."]
     return []
 
 

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from embeddings.analysis import logistic
 from embeddings.analysis.folds import Split
 from embeddings.analysis.samples import Samples
+from embeddings.analysis.scores import few_units
 from embeddings.analysis.solving import ClassWeight, Kind, sample_weights, solve
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,9 @@ REPEATS = 2
 """Draws of the labels at sizes of less than half of all."""
 
 DRAWS = 300
+COVERED = 0.9
+"""Of the gain's interval."""
+
 EXPONENTS = np.linspace(0.1, 1.5, 15)
 
 
@@ -36,7 +40,8 @@ EXPONENTS = np.linspace(0.1, 1.5, 15)
 class LabelCurve:
     """Errors over numbers of labels, on spatial folds.
 
-    ``labels`` counts label features, not samples. ``error`` is the share wrong; of a number the
+    ``labels`` counts label features, not samples; of "positive" those of positives, while the
+    background is always there whole. ``error`` is the share wrong; of a number the
     squared error over the target's variance; of "positive" the mean of the shares wrong among
     positives and in the background. ``gain`` is by how much MORE labels like these would lower
     it, ``gain_low`` and ``gain_high`` a 90 % interval; None with too few labels to say.
@@ -64,7 +69,7 @@ def label_curve(
     seed: int = 0,
 ) -> LabelCurve | None:
     """Fit on growing parts of each fold's training labels; None with fewer than 2 * LEAST."""
-    groups = min(len(np.unique(samples.group[train])) for train, _ in splits)
+    groups = min(len(samples.labels(train)) for train, _ in splits)
     if groups < 2 * LEAST:
         return None
     sizes = np.unique(np.geomspace(LEAST, groups, SIZES).astype(int))
@@ -74,7 +79,7 @@ def label_curve(
     def one(job: tuple[int, int, int]) -> tuple[float, float]:
         size, fold, repeat = job
         train, test = splits[fold]
-        part = samples.take(_drawn(samples.group, train, size, seed + 1000 * repeat + fold))
+        part = samples.take(_drawn(samples, train, size, seed + 1000 * repeat + fold))
         model = next(
             solve(
                 part,
@@ -99,16 +104,14 @@ def label_curve(
     table = np.zeros((2, len(sizes), len(splits)))
     for (size, fold, _), values in zip(jobs, found, strict=True):
         table[:, int(np.searchsorted(sizes, size)), fold] += values
-    return _curve(sizes, table[0], table[1], len(np.unique(samples.group)), seed)
+    return _curve(sizes, table[0], table[1], len(samples.labels()), seed)
 
 
-def _drawn(
-    group: NDArray[np.int64], train: NDArray[np.int64], size: int, seed: int
-) -> NDArray[np.int64]:
-    """Return the training rows of ``size`` label features."""
-    numbers = np.unique(group[train])
-    kept = np.random.default_rng(seed).permutation(numbers)[:size]
-    return train[np.isin(group[train], kept)]
+def _drawn(samples: Samples, train: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Return the training rows of ``size`` label features, and of the background."""
+    kept = np.random.default_rng(seed).permutation(samples.labels(train))[:size]
+    rows = np.isin(samples.group[train], kept)
+    return train[rows | ~samples.target[train] if samples.task == "positive" else rows]
 
 
 def _mistakes(task: str, scores: NDArray[np.float32], target: NDArray[Any]) -> Floats:
@@ -126,14 +129,18 @@ def _curve(sizes: NDArray[Any], wrong: Floats, mass: Floats, count: int, seed: i
     drawn = np.random.default_rng(seed).multinomial(folds, np.full(folds, 1 / folds), DRAWS)
     each = (drawn @ wrong.T) / np.maximum(drawn @ mass.T, 1e-12)
     gains = np.array([_gain(sizes, errors, count) for errors in each])
+    spread, wide = few_units(folds, COVERED)
     known = len(sizes) >= 4
+    gain = _gain(sizes, error, count)
+    ends = np.quantile(gains, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    low, high = np.maximum(gain + (ends - gain) * wide, 0).tolist()
     return LabelCurve(
         [int(size) for size in sizes],
         error.tolist(),
-        each.std(axis=0).tolist(),
-        _gain(sizes, error, count) if known else None,
-        float(np.quantile(gains, 0.05)) if known else None,
-        float(np.quantile(gains, 0.95)) if known else None,
+        (each.std(axis=0) * spread).tolist(),
+        gain if known else None,
+        low if known else None,
+        high if known else None,
     )
 
 

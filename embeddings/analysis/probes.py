@@ -45,7 +45,8 @@ class LinearProbe:
     are of the standardised space; all float32. c is the number of classes, and 1 for "number"
     and "positive". ``strength`` is the penalty that was used. ``temperature`` divides the scores.
     ``thresholds (c,) float64`` or None: the least calibrated probability with which a class is
-    named ("classes"), said to be there ("multilabel"), or the place is taken ("positive").
+    named ("classes"), said to be there ("multilabel"), or the place is taken ("positive": the
+    relative probability, whatever the prevalence).
     ``prevalence``: of "positive", the share of all places that are of the class, where known.
     """
 
@@ -120,6 +121,9 @@ class LinearProbe:
             sure = likely[np.arange(len(best)), best] >= self.thresholds[best]
             return np.where(sure, best, UNKNOWN)
         least = np.full(likely.shape[1], 0.5) if self.thresholds is None else self.thresholds
+        if self.task == "positive" and self.thresholds is not None:
+            # The threshold was found on this scale, where nobody knew the prevalence.
+            likely = sigmoid(scores / np.float32(self.temperature))
         taken = likely >= least
         return np.asarray(taken if self.task == "multilabel" else taken[:, 0])
 
@@ -181,6 +185,8 @@ def check_learnable(samples: Samples, kind: Kind = "logistic") -> None:
     """Raise InputError where no probe can be fitted, and say what is missing."""
     if len(samples) < 2:
         raise InputError(f"There are {len(samples)} labels; a probe needs at least two.")
+    if samples.weight is not None and not samples.weight.any():
+        raise InputError("All weights are 0: nothing counts. Give some samples more than 0.")
     checks = {
         "classes": _check_classes,
         "number": _check_number,

@@ -24,6 +24,10 @@ POOL = 10
 """So many times more of the least sure places than asked for are clustered."""
 MOST_CLUSTERED = 20_000
 """Of more candidates a seeded sample is clustered."""
+MOST_ASKED = 2000
+"""Places in one queue: with what is labelled first, the rest is better chosen anew."""
+TAKEN = 500
+"""At most so many clusters more than places asked for are made for labels there are."""
 
 Vectors = NDArray[np.float32]
 
@@ -51,6 +55,15 @@ def strategy_for(labels_a_class: NDArray[np.integer[Any]]) -> Strategy:
     return "coverage" if few else "uncertainty"
 
 
+def check_count(many: int) -> None:
+    """Raise InputError unless so many places can be asked for."""
+    if not 1 <= many <= MOST_ASKED:
+        raise InputError(
+            f"{many:,} places to label were asked for; ask for 1 to {MOST_ASKED:,}. Once those are "
+            "labelled, the next are better chosen anew."
+        )
+
+
 def queue(
     vectors: Vectors,
     many: int,
@@ -65,8 +78,7 @@ def queue(
     the probe's mean; only their directions count. With ``probabilities (n, c)`` of the probe the
     least sure are asked for, without them the space is covered. Raises InputError.
     """
-    if many < 1:
-        raise InputError(f"{many} places to label were asked for; ask for 1 or more.")
+    check_count(many)
     if not len(vectors):
         return np.empty(0, np.int64)
     many = min(many, len(vectors))
@@ -85,7 +97,7 @@ def _cover(vectors: Vectors, labelled: Vectors, many: int, seed: int) -> NDArray
         some = np.sort(rng.choice(some, MOST_CLUSTERED, replace=False))
     units = _unit(vectors[some])
     # As many more clusters as there are labels, for those are taken already.
-    clusters = min(many + len(labelled), len(some))
+    clusters = min(many + min(len(labelled), TAKEN), len(some))
     own, centres, away = _clustered(units, np.ones(len(units)), clusters, seed)
     taken = np.zeros(len(centres), bool)
     if len(labelled):

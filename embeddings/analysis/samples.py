@@ -56,6 +56,14 @@ class Samples:
         """The length of one vector."""
         return int(self.vectors.shape[1])
 
+    def labels(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return the label features ``(k,)`` of all or some ``rows``, each once.
+
+        The background of positives is none.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        return np.unique(self.group[rows[self.target[rows]] if self.task == "positive" else rows])
+
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Self:
         """Return the samples at ``rows`` (positions or a mask), in that order."""
         return type(self)(
@@ -144,7 +152,12 @@ def _check_values(samples: Samples) -> None:
             raise InputError(
                 f"The codes run from {low} to {high}, but {len(samples.classes)} classes are named."
             )
-    if samples.weight is not None and not (samples.weight >= 0).all():
+    if samples.weight is not None:
+        _check_weight(samples.weight)
+
+
+def _check_weight(weight: NDArray[np.float64]) -> None:
+    if not (np.isfinite(weight) & (weight >= 0)).all():
         raise InputError("A weight is negative or not a number. Weights are 0 or more.")
 
 

@@ -22,6 +22,15 @@ COVERED = 0.95
 RANKS = 512
 """Steps of equal count into which scores are put for the area under the curve."""
 
+LIMITS = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "auc", "exact"), (0.0, 1.0)),
+    **dict.fromkeys(("macro_f1", "micro_f1"), (0.0, 1.0)),
+    **dict.fromkeys(("rmse", "mae"), (0.0, np.inf)),
+    "kappa": (-1.0, 1.0),
+    "r2": (-np.inf, 1.0),
+}
+"""Between which a figure lies, and its interval with it."""
+
 MAIN = {"classes": "accuracy", "number": "r2", "multilabel": "macro_f1", "positive": "auc"}
 """The figure by which splits are compared, for each task."""
 
@@ -215,12 +224,16 @@ def kappa(table: Parts) -> float:
     return (accuracy(table) - chance) / (1 - chance) if chance < 1 else 0.0
 
 
-def bootstrap(parts: Parts, figure: Figure, drawn: Codes) -> Estimate:
+def bootstrap(
+    parts: Parts, figure: Figure, drawn: Codes, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
     """Estimate a figure of summed ``parts (u, ...)`` by drawing whole units with replacement.
 
     The cluster bootstrap (Davison and Hinkley 1997, section 3.8): samples of one region rise and
     fall together, so that single samples would promise too narrow an interval. ``drawn (b, u)``
-    says how often each unit was drawn.
+    says how often each unit was drawn. Few units make it too narrow, so its ends are moved out by
+    what Student's interval of a mean is wider (Hesterberg 2015, "What teachers should know about
+    the bootstrap", section 3.3), but not beyond ``limits``.
     """
     whole = figure(parts.sum(axis=0))
     units = len(parts)
@@ -231,17 +244,29 @@ def bootstrap(parts: Parts, figure: Figure, drawn: Codes) -> Estimate:
     found = found[np.isfinite(found)]
     if not len(found):
         return unknown
-    # With few units the bootstrap is too narrow by this factor.
-    wide = float(np.sqrt(units / (units - 1)))
-    low, high = np.quantile(found, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    ends = whole + (low - whole) * wide, whole + (high - whole) * wide
-    return Estimate(whole, float(found.std()) * wide, float(ends[0]), float(ends[1]))
+    spread, wide = few_units(units, COVERED)
+    ends = np.quantile(found, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    low, high = np.clip(whole + (ends - whole) * wide, *limits)
+    return Estimate(whole, float(found.std()) * spread, float(low), float(high))
+
+
+def few_units(units: int, covered: float) -> tuple[float, float]:
+    """Return by what a bootstrap of ``units`` is too narrow: deviations, and ends of intervals."""
+    from scipy.special import ndtri, stdtrit
+
+    spread = float(np.sqrt(units / (units - 1)))
+    share = (1 + covered) / 2
+    return spread, spread * float(stdtrit(units - 1, share) / ndtri(share))
 
 
 def _estimates(parts: Parts, figures: dict[str, Figure], seed: int) -> dict[str, Estimate]:
     units = max(1, len(parts))
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), DRAWS)
-    return {name: bootstrap(parts, figure, drawn) for name, figure in figures.items()}
+    every = (-np.inf, np.inf)
+    return {
+        name: bootstrap(parts, figure, drawn, LIMITS.get(name, every))
+        for name, figure in figures.items()
+    }
 
 
 def _r2(sums: Parts) -> float:

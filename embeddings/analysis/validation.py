@@ -38,6 +38,9 @@ __all__ = ["Validation", "ValidationSettings", "decide", "finish", "validate"]
 FEWER = 2000
 """Samples of the training part of a fold that its area of applicability is measured on."""
 
+FEWEST_TRAINED = 2
+"""Samples that the buffer must leave to train on."""
+
 MOST = 20_000
 """Samples validated on; of more a seeded draw of whole label features is taken."""
 
@@ -54,7 +57,7 @@ def validate(
     """
     settings = settings or ValidationSettings()
     check_learnable(samples, settings.kind)
-    counted = len(samples), len(np.unique(samples.group))
+    counted = len(samples), len(samples.labels())
     notes: list[str] = []
     if len(samples) > MOST:
         samples = samples.thinned(MOST, settings.seed)
@@ -94,7 +97,9 @@ class _Run:
     def validation(self, counted: tuple[int, int], notes: list[str]) -> Validation:
         own, settings = self.samples, self.settings
         plan = self._plan()
-        splits = _usable(plan.splits(own.lon, own.lat))
+        apart = plan.splits(own.lon, own.lat)
+        notes = notes + _without_buffer(apart, plan.buffer_m)
+        splits = _usable(apart)
         cross = self._cross(splits)
         said = decide(own.task, cross.honest)
         spatial = self._scored(said, plan.region)
@@ -104,12 +109,15 @@ class _Run:
             for name, shares in predict_baselines(own, splits).items()
         }
         temperature, error, bins, selection = self._trust(cross, plan)
-        near = self._near(plan)
+        near = self._near(splits)
         self.check()
         curve = self._curve(splits, cross.strength) if settings.curve else None
         range_m = correlogram(own.lon, own.lat, own.target, seed=settings.seed).range_m
         partitions = self._partitions(spatial, cross.strength)
-        told = cautions(own, plan, range_m, spatial, random, rivals, error, selection, partitions)
+        told = cautions(
+            *(own, plan, range_m, spatial, random, rivals, error, selection, partitions),
+            drawn=len(own) < counted[0],
+        )
         by_region = regions_of(own, said, plan)
         return Validation(
             own.task,
@@ -245,15 +253,14 @@ class _Run:
         error = cal.calibration_error(sure, right)
         return temperature, error, cal.reliability(sure, right), selection
 
-    def _near(self, plan: Blocks) -> tuple[Applicability, float]:
+    def _near(self, splits: list[Split]) -> tuple[Applicability, float]:
         """Return the area of applicability; what share of regions left out lies outside theirs."""
         own, seed = self.samples, self.settings.seed
         outside = np.zeros(len(own), bool)
-        for fold in np.unique(plan.fold):
+        for train, test in splits:
             self.check()
-            mine = plan.fold == fold
-            near = _measured(own.take(~mine), FEWER, seed)
-            outside[mine] = ~near.inside(own.vectors[mine])
+            near = _measured(own.take(train), FEWER, seed)
+            outside[test] = ~near.inside(own.vectors[test])
         return _measured(own, len(own), seed), float(outside.mean())
 
 
@@ -296,8 +303,22 @@ def _said(task: str, shares: NDArray[np.float32]) -> NDArray[Any]:
     return decide(task, shares - 0.5 if task == "multilabel" else shares)
 
 
+def _without_buffer(splits: list[Split], buffer_m: float) -> list[str]:
+    """Say of how many folds the buffer would leave nothing, so that it was not kept."""
+    bare = sum(len(train) < FEWEST_TRAINED for train, _ in splits)
+    if not bare:
+        return []
+    return [
+        f"The buffer of {buffer_m:,.0f} m leaves nothing to train on in {bare} of {len(splits)} "
+        "folds; these were tested without it, beside what was trained on, so the figures flatter. "
+        "Give a smaller buffer, or add labels elsewhere."
+    ]
+
+
 def _usable(splits: list[Split]) -> list[Split]:
     """Keep the buffer from leaving a fold without anything to train on."""
     count = sum(len(test) for _, test in splits)
     everything = np.arange(count)
-    return [(t, s) if len(t) >= 2 else (np.setdiff1d(everything, s), s) for t, s in splits]
+    return [
+        (t, s) if len(t) >= FEWEST_TRAINED else (np.setdiff1d(everything, s), s) for t, s in splits
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from embeddings.probe.report import columns
 from embeddings.probe.sampling import LAYER, REFERENCE, STRATA
 
 SHOWN = 5
+FEW_ELSEWHERE = 5
+"""Places of a class outside its stratum below which its intervals cover less than they say."""
+
 CONFIDENCE = 0.95
 SOURCE = (
     "Olofsson, Foody, Herold, Stehman, Woodcock and Wulder (2014), Good practices for estimating "
@@ -155,7 +158,12 @@ def assess(
         kept = np.where(np.array(classes, object) == unknown, 0.0, areas)
         share = float(kept.sum() / areas.sum())
         named = estimate(counts, kept, classes, confidence) if share > 0 else None
-    notes = [*_notes(there, mapped, classes, names), *_zero_note(whole, unknown)]
+    notes = [
+        *_notes(there, mapped, classes, names),
+        *_changed_note(mapped, dict(zip(names, strata["sampled"], strict=True))),
+        *_zero_note(whole, unknown, dict(zip(names, strata["units"], strict=True))),
+        *_omitted_note(counts, classes, unknown, int(np.sum(strata["units"]))),
+    ]
     return MapAccuracy(
         len(said), there.count(False), counts, whole, named, share, unknown, tuple(notes)
     )
@@ -179,7 +187,7 @@ def _read(path: Path, field: str) -> tuple[dict[str, list[Any]], list[str], list
         strata, places = (_columns(pyogrio.raw.read(path, layer=n)) for n in (STRATA, LAYER))
     except (DataSourceError, DataLayerError, ValueError) as error:
         raise SourceError(f"'{path}' cannot be read as a sample: {error}") from error
-    missing = {"map_class", "units", "area_ha", "unknown"} - set(strata)
+    missing = {"map_class", "units", "area_ha", "sampled", "unknown"} - set(strata)
     if missing or "map_class" not in places:
         raise SourceError(
             f"'{path}' lacks columns of a sample ({', '.join(sorted(missing)) or 'map_class'}). "
@@ -268,9 +276,48 @@ def _notes(
     return notes
 
 
-def _zero_note(whole: AreaReport, unknown: str | None) -> list[str]:
-    """Say what an interval of nothing means."""
-    named = [each for each in whole.classes if each.name != unknown]
+def _changed_note(mapped: Sequence[str], drawn: Mapping[str, int]) -> list[str]:
+    """Say where the layer no longer holds the places that were drawn at random."""
+    other = [
+        f"'{name}' {mapped.count(name):,} where {count:,} were drawn"
+        for name, count in drawn.items()
+        if mapped.count(name) != count
+    ]
+    if not other:
+        return []
+    return [
+        f"The places are not those that were drawn: {'; '.join(other[:SHOWN])}. The intervals hold "
+        "for places drawn at random only. Leave a place in whose class you cannot tell, and add "
+        "none by hand."
+    ]
+
+
+def _omitted_note(
+    counts: NDArray[np.int64], classes: Sequence[str], unknown: str | None, units: int
+) -> list[str]:
+    """Say which intervals rest on next to nothing found outside what the map calls so."""
+    elsewhere = counts.sum(axis=0) - np.diag(counts)
+    few = [
+        f"'{name}' ({count})"
+        for name, count in zip(classes, elsewhere.tolist(), strict=True)
+        if count < FEW_ELSEWHERE and name != unknown
+    ]
+    if not few or counts.sum() >= units:
+        return []
+    return [
+        "Estimated hectares and producer's accuracy hang on what was found of a class where the "
+        f"map says otherwise. Of these it is fewer than {FEW_ELSEWHERE} places, so that their "
+        f"intervals are rough and may be too narrow: {', '.join(few)}."
+    ]
+
+
+def _zero_note(whole: AreaReport, unknown: str | None, units: Mapping[str, int]) -> list[str]:
+    """Say what an interval of nothing means, unless every unit of the class was looked at."""
+    named = [
+        each
+        for each in whole.classes
+        if each.name != unknown and each.sampled < units.get(each.name, 0)
+    ]
     sure = [each for each in named if each.users_accuracy.half_width == 0]
     if not sure:
         return []

@@ -25,6 +25,7 @@ from embeddings.probe.beside import Beside
 from embeddings.probe.fit_job import ProbeJob
 from embeddings.probe.join_report import JoinReport
 from embeddings.probe.joining import join
+from embeddings.probe.label_raster import LabelRaster
 from embeddings.probe.labelled import with_vectors
 from embeddings.probe.labels import read_labels
 from embeddings.probe.model import ProbeModel, TrainedOn
@@ -152,6 +153,10 @@ def _samples(
     job: ProbeJob, beside: Beside, progress: Tell, cancelled: Stop
 ) -> tuple[Samples, JoinReport]:
     labels = read_labels(job.labels, job.label_options())
+    if isinstance(labels, LabelRaster):
+        job.check_labels(labels.task, "share")
+    else:
+        job.check_labels(labels.targets.task, "centre")
     seen, total = 0, max(beside.first.count, 1)
 
     def tick(more: int) -> None:

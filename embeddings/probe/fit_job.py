@@ -7,17 +7,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from embeddings.analysis.samples import Task
 from embeddings.analysis.solving import ClassWeight, Kind
 from embeddings.analysis.validation import ValidationSettings
 from embeddings.errors import InputError
 from embeddings.probe.label_classes import FieldOptions
 from embeddings.probe.labels import LabelOptions
+from embeddings.probe.lottery import check_seed
 from embeddings.probe.model import check_writable
 from embeddings.probe.resolving import Conflicts
 from embeddings.probe.vector_join import JoinOptions, Rule
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 UNKNOWN_ERROR = 0.1
+TOLERANCE_DAYS = 30.0
+MIN_SHARE = 0.5
+MOST_STRENGTH = 1e12
+"""More makes all weights zero, and overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,11 @@ class ProbeJob:
     merge_classes: bool | None = None
     """Of names that differ only in spaces or capitals: True joins, False parts, None refuses."""
     date_field: str | None = None
-    tolerance_days: float = 30.0
+    tolerance_days: float = TOLERANCE_DAYS
     labels_crs: str | None = None
     labels_nodata: float | None = None
     rule: str | None = None
-    min_share: float = 0.5
+    min_share: float = MIN_SHARE
     conflicts: str | None = None
     kind: str = "logistic"
     strength: float | None = None
@@ -80,10 +86,47 @@ class ProbeJob:
         _check_above_zero("The number of background places", self.background, "places")
         if self.buffer_m is not None and not (self.buffer_m >= 0 and math.isfinite(self.buffer_m)):
             raise InputError(f"The buffer is {self.buffer_m:g} m; give 0 metres or more.")
-        if self.strength is not None and not (self.strength >= 0 and math.isfinite(self.strength)):
-            raise InputError(f"The strength is {self.strength:g}; give a number of 0 or more.")
+        if self.strength is not None and not 0 <= self.strength <= MOST_STRENGTH:
+            raise InputError(
+                f"The strength is {self.strength:g}; give a number from 0 to {MOST_STRENGTH:g}."
+            )
+        check_seed(self.seed)
+        if self.date_field is None and self.tolerance_days != TOLERANCE_DAYS:
+            raise InputError(
+                f"A tolerance of {self.tolerance_days:g} days was given, but no field of dates, so "
+                "that it means nothing. Name the field, or leave the tolerance out."
+            )
         if self.out is not None:
             check_writable(self.out)
+
+    def check_labels(self, task: Task, usual_rule: Rule) -> None:
+        """Raise InputError if an option was given that means nothing for labels of a task.
+
+        ``usual_rule`` is how such labels are joined if no rule was asked for.
+        """
+        given: tuple[tuple[bool, str, tuple[Task, ...]], ...] = (
+            (self.prevalence is not None, "A prevalence", ("positive",)),
+            (self.background is not None, "A number of background places", ("positive",)),
+            (self.threshold_per_class, "A threshold for each class", ("classes",)),
+            (self.balanced, "Balancing", ("classes", "multilabel", "positive")),
+            (
+                self.unknown_error not in (UNKNOWN_ERROR, None),
+                "An error rate of unknown",
+                ("classes", "positive"),
+            ),
+        )
+        for asked, what, tasks in given:
+            if asked and task not in tasks:
+                raise InputError(
+                    f"{what} was asked for, which means nothing for labels of the task {task}; it "
+                    f"is for {' and '.join(tasks)}. Leave it out, or choose the task."
+                )
+        rule = self.rule or usual_rule
+        if rule != "share" and self.min_share != MIN_SHARE:
+            raise InputError(
+                f"A least share of {self.min_share:g} was given, but labels are joined by the rule "
+                f"'{rule}', which uses none. Choose the rule 'share', or leave the share out."
+            )
 
     def label_options(self) -> LabelOptions:
         """Return how the labels are read."""

@@ -23,6 +23,8 @@ from embeddings.errors import InputError
 MOST_CODES = 30
 """An integer field with no more different values is taken as classes."""
 MOST_CLASSES = 1000
+LARGEST = 1e30
+"""Numbers beyond stand for no data, as -3.4e38 does; their squares overflow."""
 SHOWN = 5
 
 
@@ -80,7 +82,10 @@ def targets_of(field: str, column: pa.Array, options: FieldOptions) -> Targets:
         )
     task, why = _task(field, column, options)
     if column.null_count == len(column):
-        raise InputError(f"All {len(column):,} values of field '{field}' are null.")
+        raise InputError(
+            f"All {len(column):,} values of field '{field}' are null. Fill it in, or name another "
+            "field."
+        )
     if task == "number":
         return _numbers(field, column, why)
     return _classes(field, column, task, options, why)
@@ -89,7 +94,12 @@ def targets_of(field: str, column: pa.Array, options: FieldOptions) -> Targets:
 def _task(field: str, column: pa.Array, options: FieldOptions) -> tuple[Task, str]:
     """Return the task, and a sentence that says why it was taken."""
     kind = column.type
-    if pa.types.is_temporal(kind) or pa.types.is_binary(kind) or pa.types.is_struct(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise InputError(
+            f"Field '{field}' holds bytes that are no text. If the file is a table, save it in "
+            "the encoding UTF-8; else give a field of text or numbers."
+        )
+    if pa.types.is_temporal(kind) or pa.types.is_struct(kind):
         raise InputError(
             f"Field '{field}' holds {kind}, which is neither a class nor a number. Give a field "
             "of text or numbers; dates of labels go into --date-field."
@@ -133,6 +143,7 @@ def _numbers(field: str, column: pa.Array, why: str) -> Targets:
     null = np.asarray(pc.is_null(column).to_numpy(zero_copy_only=False))
     number = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
     usable = np.flatnonzero(np.isfinite(number) & ~null)
+    check_largest(f"Field '{field}'", number[usable])
     return Targets(
         "number",
         (),
@@ -143,6 +154,16 @@ def _numbers(field: str, column: pa.Array, why: str) -> Targets:
         ~np.isfinite(number) & ~null,
         why,
     )
+
+
+def check_largest(what: str, numbers: NDArray[np.float64]) -> None:
+    """Raise InputError if a number is too large to be a measurement."""
+    odd = numbers[np.abs(numbers) > LARGEST]
+    if len(odd):
+        raise InputError(
+            f"{what} holds {_some([f'{value:g}' for value in odd[:1000]])}, which stands for no "
+            "data rather than for a measurement. Make it null (of a raster: nodata) first."
+        )
 
 
 def _parsed(field: str, column: pa.Array) -> pa.Array:
@@ -173,7 +194,10 @@ def _classes(field: str, column: pa.Array, task: Task, options: FieldOptions, wh
     names = encoded.dictionary.to_pylist()
     code = encoded.indices.to_numpy().astype(np.int64)
     if not names:
-        raise InputError(f"All {len(column):,} values of field '{field}' are empty.")
+        raise InputError(
+            f"All {len(column):,} values of field '{field}' are empty. Fill it in, or name another "
+            "field."
+        )
     if len(names) > MOST_CLASSES:
         raise InputError(
             f"Field '{field}' has {len(names):,} different values, for example {_some(names)}; at "

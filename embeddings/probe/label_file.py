@@ -131,7 +131,8 @@ def _layer(path: Path, layers: NDArray[Any], wanted: str | None) -> str:
             f"'{path}' has {len(located)} layers with geometries ({_listed(located)}). Say which "
             "holds the labels with --layer."
             if located
-            else f"'{path}' has no layer with geometries."
+            else f"'{path}' has no layer with geometries. Give points, lines or polygons, or a "
+            "table with columns lon and lat in degrees."
         )
     return located[0]
 

@@ -127,6 +127,11 @@ def read_labels(path: Path, options: LabelOptions | None = None) -> Labels:
                 "--layer and --date-field out, or give a vector file."
             ) from error
         return read_raster(path, options.field, options.crs, options.nodata, values.task)
+    if options.nodata is not None:
+        raise InputError(
+            f"'{path}' is no raster, so no number of it stands for no data. Leave --labels-nodata "
+            "out, and make such values of the field null."
+        )
     return _layer(found, options, values)
 
 

@@ -29,6 +29,10 @@ def check_layer_path(path: Path) -> None:
     if path.suffix.lower() != ".gpkg":
         raise InputError(f"'{path.name}' is no GeoPackage. Give a name that ends in .gpkg.")
     check_file(path)
+    _check_new(path)
+
+
+def _check_new(path: Path) -> None:
     if path.exists():
         raise InputError(
             f"'{path}' is there already, and what was filled in there would be lost. Name another "
@@ -58,6 +62,8 @@ def write_layer(
         for name, each in (more or {}).items():
             _add(temporary, name, each, None)
         finish(temporary)
+        # Another run may have written there meanwhile.
+        _check_new(path)
 
 
 def _add(target: Any, layer: str, table: pa.Table, said: str | None) -> None:

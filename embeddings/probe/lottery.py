@@ -8,6 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.errors import InputError
+
+MOST_SEED = 2**32 - 1
+"""The largest that every generator here takes."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError unless random numbers can be drawn from a seed."""
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"The seed is {seed}; give a whole number from 0 to {MOST_SEED}.")
+
 
 class Lottery:
     """Draws a number of units of each class, each with a chance in proportion to its size.

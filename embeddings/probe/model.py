@@ -32,6 +32,9 @@ from embeddings.store.collection import Collection
 FORMAT = "terrakin-probe"
 FORMAT_VERSION = 1
 
+CHECKSUM = "description_sha256"
+"""The key of the hash of all else in the JSON but the provenance; older files lack it."""
+
 Tensors = dict[str, NDArray[np.float32]]
 
 
@@ -86,6 +89,7 @@ class ProbeModel:
         tensors_file, json_file = model_files(path)
         content = save_tensors(_tensors(self.probe))
         described = _description(self) | {"tensors_sha256": hashlib.sha256(content).hexdigest()}
+        described[CHECKSUM] = _checksum(described)
         text = json.dumps(described, indent=1, allow_nan=False) + "\n"
         with atomic_path(tensors_file, IF_FULL) as tensors, atomic_path(json_file, IF_FULL) as side:
             tensors.write_bytes(content)
@@ -116,7 +120,7 @@ class ProbeModel:
                 for each in described["trained_on"]
             )
             dim = sum(each.spec.dim for each in trained_on)
-            return cls(
+            loaded = cls(
                 _probe(described["probe"], load_tensors(content), dim),
                 trained_on,
                 dict(described["validation"]),
@@ -128,6 +132,8 @@ class ProbeModel:
                 f"'{json_file}' and '{tensors_file.name}' cannot be read as a probe ({error}). "
                 "Restore them, or fit the probe again."
             ) from error
+        _check_unchanged(json_file, described)
+        return loaded
 
     def check(self, spec: EmbeddingSpec, collection: str = "asked for") -> None:
         """Raise SpecMismatchError, naming each difference, unless the probe understands vectors.
@@ -162,6 +168,14 @@ class ProbeModel:
                     f"(asked: by the probe): {'; '.join(found)}. Fit a probe to this collection, "
                     f"or predict on one made as '{known.collection}' was."
                 )
+        wanted = [each.collection for each in self.trained_on]
+        came = [name for name, _ in collections]
+        if came != wanted and sorted(came) == sorted(wanted):
+            # Two dates of one product have one spec, but weights of their own.
+            raise SpecMismatchError(
+                f"The probe was fitted to {', '.join(wanted)}, in that order; {', '.join(came)} "
+                "came. Name them in the order of the fit."
+            )
 
 
 def differences(wanted: EmbeddingSpec, spec: EmbeddingSpec) -> list[str]:
@@ -204,11 +218,21 @@ def check_writable(path: Path) -> None:
     tensors_file, json_file = model_files(path)
     for file in (tensors_file, json_file):
         check_file(file)
-    if json_file.exists() and not tensors_file.exists():
+    there = [file for file in (json_file, tensors_file) if file.exists()]
+    if there and not _is_model(json_file):
         raise InputError(
-            f"'{json_file}' is there and belongs to no model; it would be overwritten. Choose "
+            f"'{there[0]}' is there and belongs to no model; it would be overwritten. Choose "
             "another name for the model."
         )
+
+
+def _is_model(json_file: Path) -> bool:
+    """Whether a file is the description of a probe, of whatever version."""
+    try:
+        described = json.loads(json_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(described, dict) and described.get("format") == FORMAT
 
 
 def _made() -> dict[str, str]:
@@ -266,12 +290,32 @@ def _read(tensors_file: Path, json_file: Path) -> tuple[dict[str, Any], bytes]:
         ) from error
     named = described if isinstance(described, dict) else {}
     known = named.get("format"), named.get("format_version")
-    if known != (FORMAT, FORMAT_VERSION):
+    if known[0] != FORMAT:
+        raise SourceError(
+            f"'{json_file}' describes {known[0] or 'something else'}, not a probe. Name what "
+            "'probe fit' wrote: MODEL.safetensors and MODEL.json."
+        )
+    if known[1] != FORMAT_VERSION:
         raise SourceError(
             f"'{json_file}' describes {known[0]} version {known[1]}; this release reads {FORMAT} "
             f"version {FORMAT_VERSION}. Use the release of Terrakin that wrote it."
         )
     return named, content
+
+
+def _checksum(described: Mapping[str, Any]) -> str:
+    """Return the hash of a description, itself and the provenance left out."""
+    kept = {key: value for key, value in described.items() if key not in (CHECKSUM, "provenance")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _check_unchanged(json_file: Path, described: Mapping[str, Any]) -> None:
+    """Raise SourceError if a description is not as it was written: its figures prove nothing."""
+    if described.get(CHECKSUM, _checksum(described)) != _checksum(described):
+        raise SourceError(
+            f"'{json_file}' was changed after it was written: it does not match its checksum. "
+            "Restore it, or fit the probe again."
+        )
 
 
 def _probe(described: Mapping[str, Any], tensors: Tensors, dim: int) -> LinearProbe:

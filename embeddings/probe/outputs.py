@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from embeddings.atomic import writing_to
@@ -22,3 +23,26 @@ def check_file(file: Path) -> None:
             raise InputError(f"'{file}' cannot be written: name a file in a folder that exists.")
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def check_spared(written: Iterable[Path], read: Iterable[Path | None], store: Path) -> None:
+    """Raise InputError if a file to write is one that is read, or lies in the store."""
+    sources = [path for path in read if path is not None]
+    for file in written:
+        if any(_same(file, source) for source in sources):
+            raise InputError(
+                f"'{file}' is read for this and would be replaced. Choose another name for what "
+                "is written."
+            )
+        if file.resolve().is_relative_to(store.resolve()):
+            raise InputError(
+                f"'{file}' lies in the store '{store}', whose files belong to its collections. "
+                "Choose another folder."
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths name one file, whatever links or capitals lie between."""
+    return one.resolve() == other.resolve() or (
+        one.exists() and other.exists() and one.samefile(other)
+    )

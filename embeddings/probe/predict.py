@@ -45,11 +45,11 @@ SUFFIXES = (".parquet", ".gpkg", *RASTERS)
 class PredictOptions:
     """What a prediction holds beside the class.
 
-    ``per_class``: the probability of each class. ``applicability``: the distance to the training
-    data, where the probe knows it. ``measures``: of .tif, a second file NAME_probability.tif with
-    all that is not the class. ``name_all``: the likeliest class everywhere, never unknown.
-    ``scenes``: only these; none: all. ``workers`` processes compute, or those of the Dask cluster
-    at ``scheduler``, which see the store under the same name.
+    ``per_class``: the probability of each class; of .tif in the second file. ``applicability``:
+    the distance to the training data, where the probe knows it. ``measures``: of .tif, a second
+    file NAME_probability.tif with all that is not the class. ``name_all``: the likeliest class
+    everywhere, never unknown. ``scenes``: only these; none: all. ``workers`` processes compute, or
+    those of the Dask cluster at ``scheduler``, which see the store under the same name.
     """
 
     per_class: bool = False
@@ -243,7 +243,8 @@ class _Run:
         out = self.out
         pixels = pixels_of(self.collection, self.rows.scenes)
         sheets = {out: main_sheet(self.scorer)}
-        beside = measure_sheet(self.scorer) if self.options.measures else None
+        more = self.options.measures or self.options.per_class
+        beside = measure_sheet(self.scorer) if more else None
         if beside is not None:
             sheets[measures_file(out)] = beside
         texts = sheets[out].beside(out)

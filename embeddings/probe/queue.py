@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embeddings.analysis.probes import LinearProbe
-from embeddings.analysis.queueing import POOL, Strategy, margins, queue, strategy_for
+from embeddings.analysis.queueing import POOL, Strategy, check_count, margins, queue, strategy_for
 from embeddings.analysis.solving import standard_of
 from embeddings.errors import CancelledError, InputError, OutsideCoverageError
 from embeddings.probe.beside import Beside
@@ -93,8 +93,7 @@ def make_queue(
     a probe, or with few labels a class, the space of the vectors is covered. Raises InputError,
     SpecMismatchError, OutsideCoverageError or CancelledError.
     """
-    if options.many < 1:
-        raise InputError(f"{options.many} places to label were asked for; ask for 1 or more.")
+    check_count(options.many)
     if model is not None:
         model.check_beside([(each.id, each.spec) for each in beside.collections])
     strategy = _strategy(model, options)

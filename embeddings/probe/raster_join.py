@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embeddings.errors import InputError, SourceError
 from embeddings.probe.chip_blocks import ChipBlock, chip_blocks
-from embeddings.probe.label_classes import MOST_CLASSES, Targets
+from embeddings.probe.label_classes import MOST_CLASSES, Targets, check_largest
 from embeddings.probe.label_places import Occupancy
 from embeddings.probe.label_raster import LabelRaster
 from embeddings.probe.matching import Pairs
@@ -71,6 +71,7 @@ def _targets(raster: LabelRaster, values: NDArray[np.float64]) -> Targets:
     count = len(values)
     each, none = np.arange(count), np.zeros(count, bool)
     if raster.task == "number":
+        check_largest(f"'{raster.path}'", values)
         return Targets(
             "number", (), each, np.zeros(count, np.int64), values, none, none, raster.why
         )

@@ -35,6 +35,8 @@ FIGURES: dict[str, dict[str, str]] = {
 
 SLIGHT = 0.0005
 """A gain that three decimals do not show."""
+LONGEST = 40
+"""Characters of a cell of a printed table; reports hold names whole."""
 
 _BASELINES = {
     "dummy": "commonest answer",
@@ -281,8 +283,8 @@ def _selection(task: str, chosen: Report | None) -> list[str]:
         ]
     if not chosen["accepted"]:
         return [
-            f"Unknown is never said: errors cannot be kept at {chosen['asked']:.0%}, nor at any "
-            "rate that would leave places to accept."
+            "No place is called unknown for its probability: errors cannot be kept at "
+            f"{chosen['asked']:.0%}, nor at any rate that would leave places to accept."
         ]
     promise = f"{chosen['promised']:.0%} errors"
     if chosen["promised"] != chosen["asked"]:
@@ -335,7 +337,11 @@ def length(metres: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of a table as lines: the first column to the left, the others to the right."""
+    """Return rows of a table as lines: the first column to the left, the others to the right.
+
+    Names of classes may hold anything: each stays on its line, and the longest are cut.
+    """
+    rows = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, each)) for each in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -344,6 +350,11 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _one_line(text: str) -> str:
+    line = "".join(each if each.isprintable() else " " for each in text)
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
 
 def _none(*figures: Report) -> bool:

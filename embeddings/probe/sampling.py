@@ -22,6 +22,7 @@ from embeddings import __version__
 from embeddings.analysis.area_accuracy import FEWEST_A_STRATUM, allocate, sample_size
 from embeddings.errors import InputError
 from embeddings.probe.layer_file import add_style, write_layer
+from embeddings.probe.lottery import check_seed
 from embeddings.probe.map_units import MapUnits, open_map
 
 LAYER = "sample"
@@ -47,6 +48,7 @@ class SampleOptions:
 
     def check(self) -> None:
         """Raise InputError if a field cannot be used, whatever the map says."""
+        check_seed(self.seed)
         if (self.total is None) == (self.standard_error is None):
             raise InputError("Give the number of places to sample, or a standard error: one only.")
         if self.total is not None and self.total < 1:

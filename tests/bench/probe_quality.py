@@ -226,6 +226,7 @@ def _refusals(rows: list[list[float]]) -> dict[str, Any]:
     return {
         "classes left out": len(table),
         "class left out, unsure, least": _round(table[:, 1].min()),
+        "class left out, either, least": _round(table[:, 3].min()),
         **{f"class left out, {n}": _round(v) for n, v in zip(names, means[:3], strict=True)},
         **{f"known classes, {n}": _round(v) for n, v in zip(names, means[3:], strict=True)},
     }

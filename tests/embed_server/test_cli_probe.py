@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,15 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import shapely
 from click.testing import CliRunner
 
 from embed_server.cli import main
 from embed_server.cli import terrakin as command
-from embed_server.commands.probe import predict_command
-from embeddings.errors import CancelledError, TerrakinError
+from embed_server.commands.probe import _prediction_lines, predict_command
+from embeddings.errors import CancelledError, InputError, TerrakinError
+from embeddings.probe.predict import PredictReport
+from embeddings.probe.report import columns
 from embeddings.store import Store
 from embeddings.store.reader import Reader
 from tests.embeddings.probe_data import CLASSES, fill, make_store, write_points
@@ -200,6 +204,14 @@ BAD = [
     (("--report", "model.json"), "a file of the model itself"),
     (("--collection", "sea"), "sea"),
     (("--layer", "roads"), "roads"),
+    (("--seed", "-1"), "The seed is -1"),
+    (("--strength", "1e300"), "The strength is 1e+300"),
+    (("--labels-nodata", "0"), "is no raster"),
+    # Options that would change nothing are not passed over in silence.
+    (("--min-share", "0.8"), "rule 'centre', which uses none"),
+    (("--tolerance", "5"), "no field of dates"),
+    (("--prevalence", "0.2"), "A prevalence was asked for"),
+    (("--background", "50"), "A number of background places was asked for"),
 ]
 
 
@@ -233,6 +245,71 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_no_file_that_is_read_is_replaced(
+    run: Run, model: Path, place: Path, tmp_path: Path
+) -> None:
+    labels, area = tmp_path / "labels.json", tmp_path / "area.gpkg"
+    labels.write_text('{"type": "FeatureCollection", "features": []}')
+    shutil.copy(place / "points.gpkg", area)
+    (tmp_path / "link.json").symlink_to(labels)
+    before = {path: path.read_bytes() for path in (labels, area)}
+    fit = ("probe", "fit", *_store(place), "--labels", labels, "--out", tmp_path / "m")
+    for report in ("labels.json", "link.json"):
+        refused = run(*fit, "--report", tmp_path / report)
+        assert "is read for this and would be replaced" in str(refused.exception)
+    words = ("probe", "predict", "--model", model, *_store(place), "--within", _square(tmp_path))
+    refused = run(*words, "--out", tmp_path / "square.gpkg")
+    assert "is read for this and would be replaced" in str(refused.exception)
+    assert {path: path.read_bytes() for path in before} == before
+    assert "square" in [name for name, _ in pyogrio.list_layers(tmp_path / "square.gpkg")]
+
+
+def _square(folder: Path) -> Path:
+    """Write a polygon around everything."""
+    around = shapely.to_wkb(np.array([shapely.box(-179, -80, 179, 80)]))
+    pyogrio.raw.write(
+        folder / "square.gpkg", around, [], [], geometry_type="Polygon", crs="EPSG:4326"
+    )
+    return folder / "square.gpkg"
+
+
+def test_no_file_of_the_store_is_replaced(run: Run, model: Path, place: Path) -> None:
+    land = place / "store" / "land"
+    before = {path: path.read_bytes() for path in land.rglob("*") if path.is_file()}
+    part = next(path for path in before if path.suffix == ".parquet")
+    fit = ("probe", "fit", *_store(place), "--labels", place / "points.gpkg", "--field", "class")
+    for words in (
+        (*fit, "--out", land / "collection"),
+        (*fit, "--out", place / "other", "--report", land / "collection.json"),
+        ("probe", "predict", "--model", model, *_store(place), "--out", part),
+        ("probe", "queue", *_store(place), "--out", land / "queue.gpkg"),
+    ):
+        refused = run(*words)
+        assert isinstance(refused.exception, InputError), refused.output
+        assert str(refused.exception).startswith(f"'{land}")
+    assert {path: path.read_bytes() for path in land.rglob("*") if path.is_file()} == before
+
+
+def test_seeds_that_draw_nothing_are_refused(run: Run, place: Path, tmp_path: Path) -> None:
+    queue = ("probe", "queue", *_store(place), "--out", tmp_path / "q.gpkg", "--seed", 2**32)
+    sample = ("probe", "sample", "--map", "m", "-n", 9, "--out", tmp_path / "s.gpkg", "--seed", -1)
+    for words in (queue, sample):
+        assert "give a whole number from 0 to 4294967295" in str(run(*words).exception)
+
+
+def test_a_class_called_unknown_keeps_its_own_count() -> None:
+    done = PredictReport("land", (), 10, {"sea": 3, "unknown": 2}, 5, 0)
+    rows = [line.split("  ") for line in _prediction_lines(done, "classes")]
+    counted = {cells[0]: cells[-2].strip() for cells in rows if len(cells) > 2}
+    assert counted == {"class": "chips", "sea": "3", "unknown": "2", "not recognised": "5"}
+
+
+def test_tables_hold_names_of_any_kind() -> None:
+    lines = columns([["class", "chips"], ["new\nline\tand \x1b[31m", "1"], ["x" * 3000, "22"]])
+    assert len(lines) == 3
+    assert all(line.isprintable() and len(line) < 60 for line in lines)
+
+
 def test_a_model_of_other_vectors_predicts_nothing(
     run: Run, model: Path, store: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +341,9 @@ def test_wrong_usage_is_told_at_once(run: Run, place: Path) -> None:
     result = run("probe", "fit", *_store(place), "--unknown-error", "never")
     assert result.exit_code == 2
     assert "Write 0.1, or off" in result.output
+    result = run("probe", "fit", *_store(place), "--unknown-error", "nan")
+    assert result.exit_code == 2
+    assert "'nan' is not a share" in result.output
 
 
 def test_a_stopped_prediction_leaves_nothing(

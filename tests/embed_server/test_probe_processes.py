@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from embed_server.cli import terrakin as command
 from embed_server.client import Client, JobDismissedError, RemoteError
+from embed_server.errors import InvalidRequestError
 from embed_server.job import JobContext
 from embed_server.processes import find_process
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
@@ -307,6 +308,21 @@ def test_bad_inputs_are_refused_before_a_job_is_made(
     assert (caught.value.status, caught.value.code) == (400, "invalid-request")
     assert says in caught.value.detail
     assert len(client.jobs()) == before
+
+
+def test_what_json_cannot_hold_is_told_as_such(client: Client, place: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="Give finite numbers"):
+        client.fit_probe("land", place / "points.gpkg", "class", "m", strength=float("nan"))
+
+
+def test_a_map_never_replaces_the_area_it_was_asked_for(
+    client: Client, by_command: Path, tmp_path: Path
+) -> None:
+    area = write_labels(tmp_path / "area.gpkg", [centre(1, 1).buffer(1)], name=["here"])
+    before = area.read_bytes()
+    with pytest.raises(RemoteError, match="would be replaced"):
+        client.predict_probe(by_command, "land", area, within=area)
+    assert area.read_bytes() == before
 
 
 def test_the_inputs_of_a_fit_are_those_of_the_job() -> None:

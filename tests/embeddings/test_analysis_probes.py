@@ -160,6 +160,8 @@ def test_thresholds_make_unknown() -> None:
         ({"task": "number", "target": np.full(600, np.nan), "classes": ()}, "not a number"),
         ({"task": "guess"}, "'guess'"),
         ({"weight": np.full(600, -1.0)}, "negative"),
+        ({"weight": np.full(600, np.inf)}, "not a number"),
+        ({"weight": np.zeros(600)}, "All weights are 0"),
     ],
 )
 def test_bad_labels_are_named(parts: dict[str, object], words: str) -> None:

@@ -68,5 +68,5 @@ def test_the_strategy_follows_the_labels_a_class(labels: list[int], strategy: st
 
 
 def test_none_asked_for_is_refused() -> None:
-    with pytest.raises(InputError, match="ask for 1 or more"):
+    with pytest.raises(InputError, match="ask for 1 to 2,000"):
         queue(np.ones((3, 2), np.float32), 0, labelled=np.ones((0, 2), np.float32))

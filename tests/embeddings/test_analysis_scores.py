@@ -80,6 +80,27 @@ def test_intervals_of_regions_cover_and_those_of_samples_do_not() -> None:
     assert covered[False] <= 30
 
 
+def test_intervals_of_few_regions_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    held = []
+    for trial in range(100):
+        easy = rng.beta(51.2, 12.8, 5)  # 0.8 in the mean, with a deviation of 0.05
+        unit = np.repeat(np.arange(5), 60)
+        truth = rng.integers(0, 2, 300)
+        said = np.where(rng.random(300) < easy[unit], truth, 1 - truth)
+        found = score("classes", truth, said, ("a", "b"), unit, seed=trial).figures["accuracy"]
+        held.append(found.low <= 0.8 <= found.high)
+    assert np.mean(held) >= 0.92
+
+
+def test_an_interval_ends_where_the_figure_does() -> None:
+    truth = np.zeros(60, np.int64)
+    said = (np.arange(60) == 0).astype(np.int64)
+    found = score("classes", truth, said, ("a", "b"), np.arange(60) // 20).figures
+    assert found["accuracy"].low < found["accuracy"].value < found["accuracy"].high == 1
+    assert found["kappa"].low >= -1
+
+
 def test_one_unit_has_no_interval(codes: tuple[np.ndarray, np.ndarray]) -> None:
     found = score("classes", *codes, NAMES, np.zeros(400, np.int64))
     assert np.isnan(found.figures["accuracy"].error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from embeddings.analysis.calibration import (
 )
 from embeddings.analysis.crossfit import _chosen, crossfit
 from embeddings.analysis.folds import random_folds
-from embeddings.analysis.label_curve import _gain
+from embeddings.analysis.label_curve import _curve, _gain
 from embeddings.analysis.logistic import softmax
 from embeddings.analysis.probes import UNKNOWN, fit
 from embeddings.analysis.samples import Samples
@@ -155,6 +156,60 @@ def test_multilabel_and_positive_are_validated() -> None:
     )
 
 
+def test_the_threshold_of_positives_misses_as_many_whatever_their_prevalence() -> None:
+    samples = clouds()
+    positives = changed(samples, task="positive", target=samples.target == 0, classes=("a",))
+    told = validate(positives, QUICK)
+    probe = finish(fit(positives, strength=told.strength), told)
+    rare = replace(probe, prevalence=0.05)
+    assert (rare.predict(samples.vectors) == probe.predict(samples.vectors)).all()
+    assert rare.probabilities(samples.vectors).mean() < probe.probabilities(samples.vectors).mean()
+
+
+def test_the_background_of_positives_is_no_label() -> None:
+    samples = clouds(count=2000)
+    found = samples.target == 0
+    positives = changed(samples, task="positive", target=found, classes=("a",))
+    told = validate(positives, ValidationSettings(widths=False, partitions=1))
+    assert told.labels == found.sum()
+    assert told.curve is not None
+    assert told.curve.labels[0] == 20
+    assert 0.7 * found.sum() < told.curve.labels[-1] < found.sum()
+
+
+def test_a_buffer_that_leaves_nothing_is_told() -> None:
+    found = validate(clouds(count=200), replace(QUICK, buffer_m=1e6, partitions=1))
+    assert "leaves nothing to train on in 10 of 10 folds" in found.warnings[0]
+
+
+def test_what_the_buffer_keeps_from_training_makes_nothing_familiar() -> None:
+    samples = places_only()
+    asked = replace(QUICK, partitions=1, block_m=80_000.0)
+    near, far = (validate(samples, replace(asked, buffer_m=m)) for m in (0.0, 150_000.0))
+    assert far.outside > near.outside + 0.1
+
+
+def test_chips_of_one_feature_are_one_label() -> None:
+    samples = clouds(count=900)
+    # Each class has ten features of thirty chips.
+    place = np.random.default_rng(0).integers(0, 10, 900)
+    found = validate(changed(samples, group=samples.target * 10 + place), QUICK)
+    assert "The class 'a' has only 10 labels; its scores are rough." in found.warnings
+
+
+def test_the_gain_foretold_from_few_folds_has_a_wide_interval() -> None:
+    sizes = np.array([20, 40, 80, 160, 320])
+    wrong = np.stack([100 * sizes**-0.5, 300 * sizes**-0.5], axis=1)
+    mass = np.full((5, 2), 100.0)
+    found = _curve(sizes, wrong, mass, 350, 0)
+    single = [_gain(sizes, wrong[:, fold] / 100, 350) for fold in range(2)]
+    # Two folds tell little, so that the interval reaches beyond both.
+    assert found.gain is not None
+    assert found.gain_low is not None
+    assert found.gain_high is not None
+    assert 0 <= found.gain_low < min(single) < found.gain < max(single) < found.gain_high
+
+
 def test_errors_among_the_accepted_keep_the_promise() -> None:
     samples = clouds(count=1500, apart=2.0)
     for asked in (0.05, 0.1):
@@ -223,6 +278,21 @@ def test_errors_that_come_by_block_count_less() -> None:
     assert upper_bound(0.1, 40) > upper_bound(0.1, 400) > 0.1
     # Clopper and Pearson: 0 of 10 at one side, 90 %.
     assert upper_bound(0.0, 10) == pytest.approx(1 - 0.1 ** (1 / 10))
+
+
+def test_errors_of_whole_blocks_break_no_promise_where_blocks_are_few() -> None:
+    unit = np.repeat(np.arange(8), 40)
+    # All right in eight blocks is what eight samples are worth, not 320.
+    assert effective(np.zeros(320, bool), unit) == 8
+    broken = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        wrong = (rng.random(8) < 0.15)[unit]
+        sure = rng.uniform(0.5, 1, 320)
+        likely = np.stack([sure, 1 - sure], axis=1).astype(np.float32)
+        found = select(likely, wrong.astype(np.int64), unit)
+        broken.append(found.accepted > 0 and found.promised < 0.15)
+    assert np.mean(broken) <= 0.1
 
 
 def test_temperature_is_found_again() -> None:
@@ -345,6 +415,16 @@ def test_many_labels_are_thinned_by_feature(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.samples == 900
     assert np.sum(found.spatial.confusion) <= 300
     assert "900 samples" in found.warnings[0]
+
+
+def test_of_labels_that_were_thinned_only_those_drawn_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = clouds(count=900)
+    rare = samples.take((samples.target > 0) | (np.arange(900) % 10 == 0))
+    monkeypatch.setattr("embeddings.analysis.validation.MOST", 300)
+    found = validate(rare, replace(QUICK, partitions=1))
+    assert any("labels drawn" in text and "'a'" in text for text in found.warnings)
 
 
 def test_it_can_be_stopped() -> None:

@@ -189,6 +189,14 @@ def test_positives_are_told_from_a_background_without_them(store: Path, tmp_path
         ({"task": "clustering"}, "'clustering' is not a task"),
         ({"field": "absent"}, "absent"),
         ({"task": "number"}, "class"),
+        ({"strength": float("nan")}, "strength is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"labels_nodata": 0.0}, "is no raster"),
+        ({"tolerance_days": 5.0}, "no field of dates"),
+        ({"min_share": 0.8}, "rule 'centre', which uses none"),
+        ({"prevalence": 0.2}, "A prevalence was asked for, which means nothing"),
+        ({"background": 9}, "A number of background places was asked for"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error(

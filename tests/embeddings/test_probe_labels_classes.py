@@ -121,3 +121,14 @@ def test_what_is_neither_class_nor_number_is_refused() -> None:
 
 def test_truth_values_are_classes() -> None:
     assert read([True, False, None]).classes == ("false", "true")
+
+
+@pytest.mark.parametrize("marker", [-3.4028235e38, 1e308])
+def test_markers_of_no_data_are_no_numbers(marker: float) -> None:
+    with pytest.raises(InputError, match="stands for no data"):
+        targets_of("f", pa.array([1.5, marker, 2.5]), FieldOptions())
+
+
+def test_bytes_that_are_no_text_say_so() -> None:
+    with pytest.raises(InputError, match="encoding UTF-8"):
+        targets_of("f", pa.array([b"W\xe4lder", b"b"]), FieldOptions())

@@ -250,6 +250,28 @@ def test_perfect_agreement_is_not_sold_as_certainty(sample: Path) -> None:
     assert found.named is not None
     assert found.named.overall_accuracy.value == 1
     assert any("does not mean that there is no error" in text for text in found.notes)
+    # What nobody found outside its class is no proof that there is none.
+    (rough,) = (text for text in found.notes if "may be too narrow" in text)
+    assert all(f"'{name}' (0)" in rough for name in CLASSES[1:])
+    assert f"'{CLASSES[0]}'" not in rough
+
+
+def test_a_class_looked_at_whole_is_certain(folder: Path, tmp_path: Path) -> None:
+    drawn = draw_sample(folder / "map.gpkg", SampleOptions(ROWS * COLS))
+    write_sample(drawn, tmp_path / "all.gpkg")
+    found = assess(fill(tmp_path / "all.gpkg", lambda *_: CLASSES[0]))
+    assert {each.users_accuracy.half_width for each in found.whole.classes} == {0.0}
+    assert not found.notes
+
+
+def test_places_deleted_from_a_sample_are_told(sample: Path) -> None:
+    fill(sample, lambda *_: CLASSES[0])
+    assert not any("not those that were drawn" in text for text in assess(sample).notes)
+    with closing(sqlite3.connect(sample)) as database, database:
+        first = "SELECT fid FROM sample WHERE map_class = 'unknown' LIMIT 1"
+        database.execute(f"DELETE FROM sample WHERE fid = ({first})")
+    (told,) = (text for text in assess(sample).notes if "not those that were drawn" in text)
+    assert "'unknown'" in told
 
 
 def test_spelling_is_asked_about_and_joined_only_if_told_to(sample: Path) -> None:

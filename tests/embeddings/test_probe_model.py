@@ -23,7 +23,7 @@ from embeddings.errors import (
     StorageFullError,
     StoreFormatError,
 )
-from embeddings.probe.model import ProbeModel, TrainedOn, model_files
+from embeddings.probe.model import CHECKSUM, ProbeModel, TrainedOn, model_files
 from embeddings.spec import ChipLayout, EmbeddingSpec, Preprocessing
 
 MakeSpec = Callable[..., EmbeddingSpec]
@@ -134,6 +134,24 @@ def test_a_model_in_no_folder_or_over_a_strange_json_is_refused(
     assert (tmp_path / "package.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("side", ['{"format": "an adapter"}', "[]", None])
+def test_weights_of_something_else_are_never_replaced(
+    model: ProbeModel, tmp_path: Path, side: str | None
+) -> None:
+    (tmp_path / "encoder.safetensors").write_bytes(b"weights")
+    if side is not None:
+        (tmp_path / "encoder.json").write_text(side)
+    with pytest.raises(InputError, match="belongs to no model"):
+        model.save(tmp_path / "encoder")
+    assert (tmp_path / "encoder.safetensors").read_bytes() == b"weights"
+
+
+def test_a_description_without_a_checksum_is_still_read(model: ProbeModel, tmp_path: Path) -> None:
+    path = model.save(tmp_path / "m")
+    edited(tmp_path / "m.json", lambda d: d.pop(CHECKSUM))
+    assert ProbeModel.load(path).sha256 == model.sha256
+
+
 def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     data = json.loads(path.read_text())
     edit(data)
@@ -157,6 +175,11 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
         (lambda d: d["trained_on"][0]["spec"].update(dim=5), r"instead of \(5,\)"),
         (lambda d: d["trained_on"][0]["spec"].pop("dim"), "dim"),
         (lambda d: d.update(trained_on=7), "cannot be read"),
+        (lambda d: d.pop("format"), "describes something else, not a probe"),
+        # What fits its arrays but is not what was measured.
+        (lambda d: d["probe"].update(classes=["land", "sea"]), "changed after it was written"),
+        (lambda d: d["validation"].update(accuracy=0.99), "changed after it was written"),
+        (lambda d: d["labels"].update(used=13), "changed after it was written"),
     ],
 )
 def test_a_damaged_description_is_refused(
@@ -269,3 +292,13 @@ def test_a_probe_of_two_collections_says_so(model: ProbeModel, make_spec: MakeSp
     two = replace(model, trained_on=(*model.trained_on, TrainedOn("other", "s", make_spec())))
     with pytest.raises(SpecMismatchError, match="'carolina' and 'other'"):
         two.check(make_spec(), "carolina")
+
+
+def test_collections_of_one_product_are_not_taken_in_another_order(
+    model: ProbeModel, make_spec: MakeSpec
+) -> None:
+    two = replace(model, trained_on=(*model.trained_on, TrainedOn("other", "s", make_spec())))
+    two.check_beside([("carolina", make_spec()), ("other", make_spec())])
+    two.check_beside([("later", make_spec()), ("other", make_spec())])
+    with pytest.raises(SpecMismatchError, match="in the order of the fit"):
+        two.check_beside([("other", make_spec()), ("carolina", make_spec())])

@@ -109,6 +109,14 @@ def test_no_scheduler_is_one_clear_error(
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.parametrize("address", ["banana", "tcp://", "tcp://here", "", "http:// x:1"])
+def test_what_is_no_address_is_refused_at_once(tmp_path: Path, scene: Path, address: str) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    job = RasterJob(tmp_path / "s", "land", (str(scene),), chip="8", scheduler=address)
+    with pytest.raises(InputError, match=f"'{address}' is no address of a Dask scheduler"):
+        embed_raster(job)
+
+
 @pytest.mark.parametrize("workers", [0, 257])
 def test_the_number_of_workers_has_bounds(tmp_path: Path, scene: Path, workers: int) -> None:
     with pytest.raises(InputError, match=r"--workers is \d+; it may be 1 to 256"):
