@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -192,6 +193,41 @@ def tile_valid(path: Path, mark: str) -> int | None:
     return int(tags["TERRAKIN_VALID"]) if tags.get("TERRAKIN_DENSE") == mark else None
 
 
+@dataclass(frozen=True, eq=False)
+class StoredDense:
+    """The stored dense vectors of a scene: where the cells lie, and the index of their tiles."""
+
+    collection: Collection
+    dense: DenseSet
+    index: pa.Table
+
+    @property
+    def valid(self) -> int:
+        """How many cells have a vector."""
+        rows = self.index.select(["valid", "rows", "cols"]).to_pylist()
+        return sum(round(row["valid"] * row["rows"] * row["cols"]) for row in rows)
+
+    def read(self, window: Tile) -> DenseWindow:
+        """Read a window of cells. Raises InputError or StoreFormatError."""
+        self.dense.grid.check(window)
+        shape = window.height, window.width, self.collection.spec.dim
+        vectors = np.full(shape, np.nan, dtype=np.float32)
+        for row in self._tiles:
+            tile = Tile(row["row"], row["col"], row["rows"], row["cols"])
+            common = tile.common(window)
+            if common is not None:
+                r, c = common.row - window.row, common.col - window.col
+                here = np.s_[r : r + common.height, c : c + common.width]
+                vectors[here] = _read_tile(self.collection.path / row["tile"], tile, common)
+        moved = Affine(*self.dense.transform) @ Affine.translation(window.col, window.row)
+        return DenseWindow(vectors, np.isfinite(vectors[:, :, 0]), moved, window.row, window.col)
+
+    @cached_property
+    def _tiles(self) -> list[dict[str, Any]]:
+        rows = self.index.select(["tile", "row", "col", "rows", "cols"]).to_pylist()
+        return [row for row in rows if row["tile"] is not None]
+
+
 def read_dense(
     collection: Collection,
     scene_id: str,
@@ -206,31 +242,18 @@ def read_dense(
     are none of this scene, InputError if the box or the window is not on its grid,
     StoreFormatError if a file is missing or damaged.
     """
-    dense, index = _open(collection, scene_id, stride)
-    grid = dense.grid
-    transform = Affine(*dense.transform)
+    stored = open_dense(collection, scene_id, stride)
+    dense, grid = stored.dense, stored.dense.grid
     if bounds is not None:
-        cells = TargetGrid(dense.crs, transform, grid.cols, grid.rows)
+        cells = TargetGrid(dense.crs, Affine(*dense.transform), grid.cols, grid.rows)
         window = Tile(*cells.window(bounds.west_south_east_north()))
-    window = window or grid.whole
-    grid.check(window)
-    shape = window.height, window.width, collection.spec.dim
-    vectors = np.full(shape, np.nan, dtype=np.float32)
-    for row in index.select(["tile", "row", "col", "rows", "cols"]).to_pylist():
-        tile = Tile(row["row"], row["col"], row["rows"], row["cols"])
-        common = tile.common(window)
-        if common is not None and row["tile"] is not None:
-            r, c = common.row - window.row, common.col - window.col
-            here = np.s_[r : r + common.height, c : c + common.width]
-            vectors[here] = _read_tile(collection.path / row["tile"], tile, common)
-    moved = transform @ Affine.translation(window.col, window.row)
-    return DenseWindow(vectors, np.isfinite(vectors[:, :, 0]), moved, window.row, window.col)
+    return stored.read(window or grid.whole)
 
 
-def _open(collection: Collection, scene_id: str, stride: str | None) -> tuple[DenseSet, pa.Table]:
-    """Return what is stored of a scene and the index of its tiles."""
+def open_dense(collection: Collection, scene_id: str, stride: str | None = None) -> StoredDense:
+    """Return what is stored of a scene; raises as ``read_dense`` does."""
     scene = collection.scene(scene_id)
-    found: dict[str, tuple[DenseSet, pa.Table]] = {}
+    found: dict[str, StoredDense] = {}
     for path in sorted((collection.path / DENSE_FOLDER).glob(f"{scene_id}-*.parquet")):
         if "-" in path.stem.removeprefix(f"{scene_id}-"):  # of a scene whose id begins like this
             continue
@@ -243,7 +266,7 @@ def _open(collection: Collection, scene_id: str, stride: str | None) -> tuple[De
                 "the embed command again."
             ) from error
         if scene is not None and (dense.scene, dense.fingerprint) == (scene_id, scene.fingerprint):
-            found[dense.stride] = dense, index
+            found[dense.stride] = StoredDense(collection, dense, index)
     if stride is None and len(found) > 1:
         raise InputError(
             f"Scene '{scene_id}' has dense vectors of several strides: {', '.join(found)}. Name "

@@ -74,15 +74,21 @@ def change() -> None:
     metavar="FILE...",
     help="Write the report to .html (for people) or .json (the same data), or both.",
 )
-@click.option("--classes", type=_path, help="A .tif of no change and change.")
+@click.option("--classes", type=_path, help="A .tif of no change and change, or of its kinds.")
 @click.option("--objects", type=_path, help="A .gpkg of the places that changed, as polygons.")
 @click.option("--probability", is_flag=True, help="Add the probability of change as band 2.")
 @click.option(
     "--threshold",
-    default="fdr=0.1",
-    show_default=True,
-    help="Where change begins: otsu, fdr=RATE (share of false alarms among what is called change) "
-    "or a score.",
+    help="Where change begins: otsu, fdr=RATE (share of false alarms among what is called "
+    "change), a score, or clicks.  [default: fdr=0.1; with --clicks these, if they can]",
+)
+@click.option(
+    "--clicks",
+    type=_path,
+    help="Points or polygons of places that changed and that did not, or of kinds of change.",
+)
+@click.option(
+    "--field", help="Field of --clicks: yes and no, 1 and 0, or the kinds, 'no change' among them."
 )
 @click.option(
     "--min-area",
@@ -131,6 +137,8 @@ def raster_command(as_json: bool, before: tuple[str, ...], **options: Any) -> No
       terrakin change raster --before 2016/B02.tif 2016/B03.tif 2016/B04.tif 2016/B08.tif \\
           --after 2017/B02.tif 2017/B03.tif 2017/B04.tif 2017/B08.tif \\
           --out score.tif --objects changes.gpkg --report report.html
+      terrakin change raster --before 2016/*.tif --after 2017/*.tif --out score.tif \\
+          --clicks clicks.gpkg --field what --classes kinds.tif --report report.html
     """
     from embed_server.processes.change_runs import raster_to_files
     from embeddings.change.raster_job import RasterChangeJob

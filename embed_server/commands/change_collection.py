@@ -36,13 +36,29 @@ _path = click.Path(path_type=Path)
     "--with-collection", "other", help="The collection of date 2, if it is another of one spec."
 )
 @click.option(
+    "--dense",
+    is_flag=False,
+    flag_value="any",
+    metavar="[STRIDE]",
+    help="Compare stored dense vectors, cell by cell: those of this stride (2, 40m), or the one "
+    "there is.",
+)
+@click.option(
+    "--with",
+    "scales",
+    multiple=True,
+    metavar="NAME...",
+    help="Of --dense: collections of the same scenes with other chip sizes, whose scores count as "
+    "much.",
+)
+@click.option(
     "--all-dates", is_flag=True, help="Since when: the first lasting change of each place."
 )
 @click.option(
     "--out",
     required=True,
     type=_path,
-    help=".tif (a pixel a chip), .gpkg or .parquet (a footprint a chip).",
+    help=".tif (a pixel a chip or cell), .gpkg or .parquet (a footprint a chip).",
 )
 @click.option(
     "--report",
@@ -114,6 +130,8 @@ def collection_command(as_json: bool, **options: Any) -> None:
           --from 1990-01-01 --to 2020-01-01 --out score.tif --report report.html
       terrakin change collection --store ~/embeddings --collection years \\
           --all-dates --out since.tif
+      terrakin change collection --store ~/embeddings --collection years \\
+          --dense --out cells.tif --objects changes.gpkg
     """
     from embed_server.processes.change_runs import collection_to_files
     from embeddings.change.collection_job import CollectionChangeJob

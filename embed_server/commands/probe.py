@@ -211,7 +211,9 @@ def _tell_fitted(first: FittedProbe) -> None:
     type=_path,
     help=".tif (a pixel a chip), .gpkg or .parquet (a footprint a chip).",
 )
-@click.option("--per-class", is_flag=True, help="The probability of each class, too; of .tif with --measures.")
+@click.option(
+    "--per-class", is_flag=True, help="The probability of each class, too; of .tif with --measures."
+)
 @click.option(
     "--measures",
     is_flag=True,

@@ -31,7 +31,7 @@ class ChangeRasterInputs(Received):
         description="Absolute path SCORE.tif; SCORE_coverage.tif is written beside it."
     )
     classes: StrictStr | None = Field(
-        default=None, description="Absolute path of a .tif of no change and change."
+        default=None, description="Absolute path of a .tif of no change and change, or its kinds."
     )
     objects: StrictStr | None = Field(
         default=None, description="Absolute path of a .gpkg of the places that changed."
@@ -42,7 +42,16 @@ class ChangeRasterInputs(Received):
     )
     threshold: StrictStr | None = Field(
         default=None,
-        description="Where change begins: 'otsu', 'fdr=RATE' or a score. Default: 'fdr=0.1'.",
+        description="Where change begins: 'otsu', 'fdr=RATE', a score or 'clicks'. Default: "
+        "'fdr=0.1'; the clicks, if they say what changed and what did not.",
+    )
+    clicks: StrictStr | None = Field(
+        default=None,
+        description="Absolute path of points or polygons that changed and did not, or of kinds of "
+        "change.",
+    )
+    field: StrictStr | None = Field(
+        default=None, description="Field of clicks: yes and no, or the kinds."
     )
     min_area_m2: StrictFloat | None = Field(
         default=None, description=f"{MIN_AREA} Default: 4 pixels."
@@ -98,6 +107,17 @@ class ChangeCollectionInputs(Received):
     )
     with_collection: StrictStr | None = Field(
         default=None, description="The collection of date 2, if it is another of one spec."
+    )
+    dense: StrictStr | None = Field(
+        default=None,
+        description="Compare stored dense vectors, cell by cell: their stride ('2', '40m'), or "
+        "'any' for the one there is.",
+    )
+    with_: list[StrictStr] | None = Field(
+        default=None,
+        alias="with",
+        description="Of dense: collections of the same scenes with other chip sizes, whose scores "
+        "count as much.",
     )
     all_dates: StrictBool | None = Field(
         default=None, description="Since when: the first lasting change of each place."

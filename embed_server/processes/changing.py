@@ -5,7 +5,7 @@ Files are read and written as ``probing`` has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from embed_server.processes.process import (
 )
 from embeddings.types import Bounds
 
-TUPLES = ("before", "after", "bands")
+TUPLES = ("before", "after", "bands", "scales")
 PATHS = ("out", "classes", "objects", "probe", "clicks")
 
 
 def _raster(store: Path, inputs: wire.ChangeRasterInputs) -> Make:
     check_sources("before", inputs.before)
     check_sources("after", inputs.after)
+    _check_read(inputs, ("clicks",))
     check_written(store, out=inputs.out, classes=inputs.classes, objects=inputs.objects)
     _check_reports(store, inputs.report)
     given = _given(inputs, {"register_": "register"})
@@ -47,12 +48,10 @@ def _raster(store: Path, inputs: wire.ChangeRasterInputs) -> Make:
 
 
 def _collection(store: Path, inputs: wire.ChangeCollectionInputs) -> Make:
-    for name in ("probe", "clicks"):
-        if (path := getattr(inputs, name)) is not None:
-            check_absolute(name, path)
+    _check_read(inputs, ("probe", "clicks"))
     check_written(store, out=inputs.out, objects=inputs.objects)
     _check_reports(store, inputs.report)
-    given = _given(inputs, {"with_collection": "other"})
+    given = _given(inputs, {"with_collection": "other", "with_": "scales"})
 
     def work(context: JobContext) -> Mapping[str, Any]:
         from embed_server.processes.change_runs import collection_to_files
@@ -64,6 +63,12 @@ def _collection(store: Path, inputs: wire.ChangeCollectionInputs) -> Make:
         return _told(context, files, report, report_lines(report), made.notes)
 
     return work
+
+
+def _check_read(inputs: Received, names: Sequence[str]) -> None:
+    for name in names:
+        if (path := getattr(inputs, name)) is not None:
+            check_absolute(name, path)
 
 
 def _check_reports(store: Path, reports: list[str] | None) -> None:

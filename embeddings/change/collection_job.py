@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.analysis.change.noise import Metric, NoiseSettings
-from embeddings.change.raster_job import Threshold
+from embeddings.change.raster_job import Threshold, check_box, check_min_area
 from embeddings.errors import InputError
-from embeddings.probe.outputs import check_file
+from embeddings.probe.model import model_files
+from embeddings.probe.outputs import check_file, check_spared
+from embeddings.spec import parse_size
 from embeddings.types import Bounds
 
 RASTERS = (".tif", ".tiff")
@@ -21,6 +23,8 @@ THRESHOLD = "2.326"
 FALSE_ALARMS = 0.05
 SIDES_APART = 3.0
 """What lies nearer than so many chips to a place is no look-alike of it."""
+ANY_STRIDE = "any"
+"""The stride of dense vectors where only one is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,9 @@ class CollectionChangeJob:
     whether; ``false_alarms`` is the share of unchanged places that it may name. ``history`` adds
     the score against what the place itself did at other dates. ``probe`` is a model of land cover;
     ``clicks`` are labels of kinds of change, in the field ``field``.
+
+    ``dense`` compares stored dense vectors, cell by cell: their stride ("2", "40m"), or ANY_STRIDE.
+    ``scales`` are collections of the same scenes with other chip sizes, whose scores count as much.
     """
 
     store: Path
@@ -40,6 +47,8 @@ class CollectionChangeJob:
     start: str | None = None
     end: str | None = None
     other: str | None = None
+    dense: str | None = None
+    scales: tuple[str, ...] = ()
     all_dates: bool = False
     tolerance_days: float = TOLERANCE_DAYS
     metric: Metric = "euclidean"
@@ -72,15 +81,46 @@ class CollectionChangeJob:
             _check_suffix("--report", path, REPORTS)
         if self.objects is not None:
             _check_suffix("--objects", self.objects, (".gpkg",))
-        if not self.min_area_m2 >= 0:
-            raise InputError(
-                f"--min-area {self.min_area_m2:g} is no area. Give square metres, 0 or more."
-            )
+        check_min_area(self.min_area_m2)
+        check_box(self.bbox)
         for path in self.outputs:
             check_file(path)
         if len({path.resolve() for path in self.outputs}) < len(self.outputs):
             raise InputError("Two outputs would be the same file. Give each a name of its own.")
+        probe = () if self.probe is None else model_files(self.probe)
+        check_spared(self.outputs, [self.clicks, *probe], self.store)
+        self._check_dense()
         self._check_together()
+
+    def _check_dense(self) -> None:
+        if self.dense is None:
+            if self.scales:
+                raise InputError(
+                    "--with puts dense vectors of several chip sizes side by side: give --dense "
+                    "too."
+                )
+            return
+        if self.dense != ANY_STRIDE:
+            parse_size(self.dense)
+        if not self.is_raster:
+            raise InputError(
+                f"--out {self.out.name}: dense vectors give a raster, since a polygon for each of "
+                "millions of cells is of no use. Name a .tif, and --objects for polygons of what "
+                "changed."
+            )
+        given = {"--probe": self.probe, "--clicks": self.clicks, "--history": self.history or None}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} is for chips. Leave --dense out, or {name}.")
+        if self.all_dates and self.objects is not None:
+            raise InputError(
+                "--objects of --all-dates are of chips. Leave --dense out, or --objects."
+            )
+        if self.scales and self.other is not None:
+            raise InputError(
+                "--with and --with-collection cannot be used together: put both dates into one "
+                "collection for each chip size."
+            )
 
     def _check_together(self) -> None:
         if self.all_dates:
@@ -116,7 +156,10 @@ class CollectionChangeJob:
         """All files but what GDAL and QGIS read beside them."""
         first = [self.out]
         if self.is_raster:
-            first.append(self.beside("score" if self.all_dates else "coverage"))
+            named = [] if self.probe is None else ["class_before", "class_after"]
+            named += [] if self.clicks is None else ["kind"]
+            named += ["score", "coverage"] if self.all_dates else ["coverage"]
+            first += [self.beside(name) for name in named]
         objects = [] if self.objects is None else [self.objects]
         return [*first, *objects, *self.reports]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from embeddings.atomic import atomic_path
-from embeddings.change.collection_layers import said, styled
+from embeddings.change.collection_layers import said
 from embeddings.change.collection_run import CollectionChange
+from embeddings.change.collection_scores import stop_if
 from embeddings.probe.layer_file import write_layer
 from embeddings.probe.outputs import IF_FULL
 from embeddings.probe.predict_style import range_qml
@@ -24,11 +26,13 @@ TOUCHING = 1e-3
 DEGREES_A_METRE = 1 / 111_320
 
 
-def change_objects(made: CollectionChange) -> pa.Table:
+def change_objects(
+    made: CollectionChange, cancelled: Callable[[], bool] = lambda: False
+) -> pa.Table:
     """Return an object for each group of changed chips that touch, at corners too.
 
     Of a series the chips of an object changed at one date. Those smaller than ``min_area_m2`` are
-    left out; the largest comes first.
+    left out; the largest comes first. Raises CancelledError.
     """
     places = np.flatnonzero(made.changed)
     wkb = made.dates.items()["geometry"].take(places).to_numpy(zero_copy_only=False)
@@ -44,7 +48,8 @@ def change_objects(made: CollectionChange) -> pa.Table:
     area = np.bincount(group, weights=made.hectares[places], minlength=count)
     kept = np.flatnonzero(area * M2_A_HECTARE >= made.job.min_area_m2)
     kept = kept[np.lexsort((kept, -area[kept]))]
-    members = [np.flatnonzero(group == each) for each in kept.tolist()]
+    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    members = [by_group[each] for each in kept.tolist()]
     scores = [made.score[places[each]] for each in members]
     columns = {
         "object": pa.array(range(1, len(kept) + 1), pa.int64()),
@@ -60,20 +65,20 @@ def change_objects(made: CollectionChange) -> pa.Table:
     else:
         dates = [labels[int(when[each[0]])] for each in members]
         columns["since"] = pa.array(dates, pa.string())
-    outlines = [shapely.union_all(shapes[each]) for each in members]
+    outlines = []
+    for each in members:
+        stop_if(cancelled)
+        outlines.append(shapely.union_all(shapes[each]))
     columns["geometry"] = pa.array(
         shapely.to_wkb(outlines, byte_order=1).tolist() if outlines else [], pa.binary()
     )
     return pa.table(columns)
 
 
-def write_objects(made: CollectionChange, path: Path) -> None:
-    """Write the objects to a GeoPackage with a style. Raises StoreError."""
-    table = change_objects(made)
+def write_objects(made: CollectionChange, table: pa.Table, path: Path) -> None:
+    """Write what `change_objects` gave to a GeoPackage with a style. Raises StoreError."""
     low = made.threshold if np.isfinite(made.threshold) else 0.0
     high = max(table["mean_score"].to_pylist(), default=low) + 0.1
     style = range_qml("mean_score", low, max(high, low + 0.1))
     with atomic_path(path, IF_FULL) as temporary:
-        write_layer(
-            temporary, LAYER, table, said(made), finish=lambda file: styled(file, LAYER, style)
-        )
+        write_layer(temporary, LAYER, table, said(made), qml=style, multi=True)

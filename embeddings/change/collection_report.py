@@ -12,8 +12,7 @@ import numpy as np
 from embeddings import __version__
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.plain import plain
-from embeddings.atomic import write_text
-from embeddings.change.collection_picture import map_uri
+from embeddings.change.collection_layers import coverage_names
 from embeddings.change.collection_run import CollectionChange
 from embeddings.change.raster_report_html import histogram
 from embeddings.probe.html import Html, listed, page, table, tag
@@ -37,11 +36,11 @@ def collection_report(made: CollectionChange, files: list[Path]) -> dict[str, An
         "chip_side_m": made.dates.side,
         "hectares": float(area.sum()),
         "coverage": {
-            kind.label: {
+            name: {
                 "places": int((made.coverage == kind).sum()),
                 "hectares": float(area[made.coverage == kind].sum()),
             }
-            for kind in Coverage
+            for kind, name in coverage_names(made).items()
         },
         "threshold": {
             "asked": f"false alarms {made.job.false_alarms:g}"
@@ -100,17 +99,18 @@ def _histogram(made: CollectionChange) -> dict[str, list[float]]:
 def report_lines(report: Report) -> list[str]:
     """Return what the command prints."""
     changed, compared = report["changed"], report["coverage"][Coverage.COMPARED.label]
+    unit = "cells" if "dense" in report else "places"
     lines = [
-        f"{compared['places']:,} of {report['places']:,} places compared: "
+        f"{compared['places']:,} of {report['places']:,} {unit} compared: "
         f"{compared['hectares']:,.1f} ha, {_between(report)}."
     ]
     if report["threshold"]["score"] is None:
-        lines.append(f"No place is change by the threshold asked for ({_asked(report)}).")
+        lines.append(f"No {unit[:-1]} is change by the threshold asked for ({_asked(report)}).")
     else:
         lines.append(
-            f"Change from score {report['threshold']['score']:.3f} on ({_asked(report)}): "
-            f"{changed['places']:,} places, {changed['share_of_compared']:.2%} of those compared, "
-            f"{changed['hectares']:,.1f} ha."
+            f"Change begins at score {report['threshold']['score']:.3f}{_why(report)}: "
+            f"{changed['places']:,} {unit} changed, {changed['share_of_compared']:.2%} of those "
+            f"compared, {changed['hectares']:,.1f} ha."
         )
     missing = [
         f"{name} {each['places']:,}"
@@ -120,7 +120,10 @@ def report_lines(report: Report) -> list[str]:
     lines += [f"Not compared: {', '.join(missing)}."] if missing else []
     if "since" in report:
         rows = [[e["date"], f"{e['places']:,}", f"{e['hectares']:,.1f}"] for e in report["since"]]
-        lines += columns([["since", "places", "hectares"], *rows])
+        lines += columns([["since", unit, "hectares"], *rows])
+    if "objects" in report:
+        found = report["objects"]
+        lines.append(f"{found['count']:,} objects, {found['area_m2'] / 10_000:,.1f} ha.")
     for name in ("transitions", "kinds"):
         if name in report:
             lines += ["", *columns(_rows_of(name, report[name]))]
@@ -173,13 +176,14 @@ def _asked(report: Report) -> str:
     return str(report["threshold"]["asked"])
 
 
-def write_reports(made: CollectionChange, report: Report) -> None:
-    """Write the reports that were asked for, .json or .html. Raises StoreError."""
-    for path in made.job.reports:
-        if path.suffix.lower() == ".json":
-            write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-        else:
-            write_text(path, report_html(report, map_uri(made)))
+def _why(report: Report) -> str:
+    """Say what a threshold comes of; nothing of one that was asked for as a number."""
+    asked = _asked(report)
+    try:
+        float(asked)
+    except ValueError:
+        return f" ({asked})"
+    return ""
 
 
 def report_html(report: Report, picture: str) -> str:
@@ -273,7 +277,21 @@ def _facts(report: Report) -> list[list[str]]:
         ["Vectors", f"{report['product']}, of {report['source']}"],
         ["Dates", ", ".join(report["dates"])],
         ["Side of a chip", f"{report['chip_side_m']:,.0f} m"],
+        *_dense_facts(report),
         ["Files written", ", ".join(report["files"])],
         ["Time", f"{report['seconds'].get('all', 0):.1f} s"],
         ["Terrakin", report["terrakin"]],
+    ]
+
+
+def _dense_facts(report: Report) -> list[list[str]]:
+    if "dense" not in report:
+        return []
+    dense = report["dense"]
+    (rows, cols), (down, across) = dense["cells"], dense["cell_m"]
+    sides = ", ".join(f"{name} {side:,.0f} m" for name, side in dense["chip_sides_m"].items())
+    return [
+        ["Cells", f"{rows:,} x {cols:,}, of {down:,.1f} x {across:,.1f} m"],
+        ["Chips of each collection", sides],
+        ["Drawn to learn the noise", f"{dense['references']:,} cells"],
     ]

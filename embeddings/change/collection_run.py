@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 from embeddings.analysis.change import thresholds
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.change.noise import own_history
-from embeddings.analysis.change.series import Since, check_dates, series_threshold, since_when
+from embeddings.analysis.change.series import Since, series_threshold, since_when
 from embeddings.change.collection_classes import kinds_of_change, land_cover
 from embeddings.change.collection_job import CollectionChangeJob
 from embeddings.change.collection_scores import Found, Stop, Tell, scored
-from embeddings.change.pairs import Dates, all_dates, check_specs, side_by_side, two_dates, usable
+from embeddings.change.pairs import (
+    Dates,
+    all_dates,
+    check_specs,
+    series_days,
+    side_by_side,
+    two_dates,
+    usable,
+)
 from embeddings.change.places import Chips
 from embeddings.change.raster_job import Threshold
 from embeddings.change.raster_scores import threshold_of
@@ -29,11 +37,8 @@ from embeddings.probe.map_areas import hectares
 from embeddings.report import Progress
 from embeddings.store import Store
 from embeddings.store.collection import Collection
-from embeddings.types import parse_datetime
 
 Floats = NDArray[np.float32]
-MOST_DATES = 24
-"""Of a series: all pairs of dates are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,13 +199,7 @@ def _with_history(first: Chips, second: Chips, dates: Dates) -> tuple[Dates, lis
 def _series(
     job: CollectionChangeJob, first: Chips, _: Chips, tell: Tell, stop: Stop
 ) -> CollectionChange:
-    days = [day for day in first.days if _between(job, day)]
-    if len(days) > MOST_DATES:
-        raise InputError(
-            f"Collection '{first.collection.id}' has {len(days)} dates there; a series compares "
-            f"all pairs of {MOST_DATES} at most. Choose some with --from and --to."
-        )
-    check_dates(len(days))
+    days = series_days(first.collection, first.days, job.start, job.end)
     dates = all_dates(first, days)
     pairs = list(combinations(range(len(days)), 2))
     found = scored(dates, pairs, job, tell, stop)
@@ -210,30 +209,27 @@ def _series(
         job=job,
         collections=(first.collection,),
         dates=dates,
-        coverage=_of_series(dates, since),
+        coverage=since.coverage,
         hectares=_hectares(dates),
         threshold=threshold,
         found=found,
         score=since.score,
         since=since,
-        notes=(
-            f"A change that shows only at the last date, {dates.labels[-1]}, is not named: it may "
-            "not last.",
-        ),
+        notes=_series_notes(dates, since),
     )
 
 
-def _between(job: CollectionChangeJob, day: Any) -> bool:
-    low = None if job.start is None else parse_datetime(job.start)
-    high = None if job.end is None else parse_datetime(job.end)
-    return (low is None or day >= low) and (high is None or day <= high)
-
-
-def _of_series(dates: Dates, since: Since) -> NDArray[np.uint8]:
-    """Return what a series rests on: a place that never could be compared has no data."""
-    codes = np.full(dates.count, Coverage.COMPARED, np.uint8)
-    codes[~np.isfinite(since.score)] = Coverage.NO_DATA
-    return codes
+def _series_notes(dates: Dates, since: Since) -> tuple[str, ...]:
+    last = dates.labels[-1]
+    note = f"A change that shows only at the last date, {last}, is not named: it may not last."
+    early = int((np.isfinite(since.score) & ~dates.there[-1]).sum())
+    if not early:
+        return (note,)
+    return (
+        note,
+        f"{early:,} places have no data at {last}: what is said of them holds up to their own last "
+        "date with data.",
+    )
 
 
 def _without_numbers(codes: NDArray[np.uint8], score: Floats) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ def scored(
     models, done = {}, 0
     drawn = _References(dates, pairs, job)
     for pair in pairs:
-        _stop_if(cancelled)
+        stop_if(cancelled)
         models[pair] = drawn.model(pair)
         done += 2 * BLOCK
         names = " and ".join(dates.labels[date] for date in pair)
@@ -71,7 +71,7 @@ def scored(
         vectors = {date: dates.vectors(date, places) for date in needed}
         xyz, alike = dates.xyz[places], {}
         for one, two in pairs:
-            _stop_if(cancelled)
+            stop_if(cancelled)
             model = models[one, two]
             if one not in alike or not drawn.shared:
                 alike[one] = model.look_alikes(vectors[one], xyz)
@@ -146,6 +146,7 @@ def _blocks(count: int) -> Iterator[Ints]:
         yield np.arange(first, min(first + BLOCK, count))
 
 
-def _stop_if(cancelled: Stop) -> None:
+def stop_if(cancelled: Stop) -> None:
+    """Raise CancelledError if it was asked to stop."""
     if cancelled():
         raise CancelledError("Stopped as asked. Nothing was written.")

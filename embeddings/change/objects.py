@@ -6,10 +6,8 @@ memory does not grow with the raster. Pixels that touch at a corner are of one o
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +23,16 @@ from scipy.sparse.csgraph import connected_components
 
 from embeddings.atomic import atomic_path
 from embeddings.change.raster_scores import ScoreRaster, areas_of, pixel_m2
-from embeddings.probe.layer_file import add_style, write_layer
+from embeddings.change.styles import STRENGTHS
+from embeddings.probe.layer_file import write_layer
 from embeddings.probe.outputs import IF_FULL
 from embeddings.probe.predict_raster import mapped
-from embeddings.probe.predict_style import range_qml
+from embeddings.probe.predict_style import UNKNOWN_COLOUR, category_qml, colours, range_qml
 from embeddings.sources.footprints import polygons
 from embeddings.sources.grids import TargetGrid
 
 LAYER = "changes"
 TOUCHING = np.ones((3, 3), dtype=int)
-
-_NO_CLOCK = "2000-01-01T00:00:00.000Z"
-"""GeoPackage has to have a time of the last change; equal content has equal bytes."""
-_COUNTERS = (24, 92)
-"""Where SQLite counts the transactions of a file, which GDAL does not always make as many of."""
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -69,6 +63,10 @@ class ChangeObjects:
     """``(n, 4)``: first row, first column, and those after the last"""
     labels: NDArray[np.int32]
     """``(rows, cols)``, 0 is no object, i + 1 is object i; valid as long as it is lent"""
+    kind: tuple[str, ...] | None = None
+    """The kind of change of most of its pixels, where kinds are known."""
+    kind_share: Doubles | None = None
+    """Of its pixels."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -110,7 +108,7 @@ def find_objects(
     areas = areas_of(raster.grid)
     for rows in raster.strips():
         score = np.asarray(raster.score[rows])
-        strip, n = ndimage.label(score >= threshold, TOUCHING)
+        strip, n = ndimage.label(raster.changed(rows, threshold), TOUCHING)
         if n:
             size = np.broadcast_to(pixel_m2(areas, rows, raster.grid.width), score.shape)
             first = pieces.count
@@ -128,6 +126,25 @@ def find_objects(
     for rows in raster.strips():
         labels[rows] = new_label[labels[rows]]
     return ChangeObjects(pixels, area, mean, top, box, labels)
+
+
+def with_kinds(
+    found: ChangeObjects, raster: ScoreRaster, legend: Mapping[str, int]
+) -> ChangeObjects:
+    """Return the objects with the kind that most of their pixels are of."""
+    assert raster.kinds is not None
+    counts = np.zeros((len(found), len(legend)), np.int64)
+    place = np.zeros(256, np.int64)
+    place[list(legend.values())] = np.arange(len(legend))
+    for rows in raster.strips():
+        labels = np.asarray(found.labels[rows])
+        where = labels > 0
+        at = (labels[where] - 1) * len(legend) + place[raster.kinds[rows][where]]
+        counts += np.bincount(at, minlength=counts.size).reshape(counts.shape)
+    most = counts.argmax(axis=1)
+    share = counts.max(axis=1, initial=0) / np.maximum(found.pixels, 1)
+    names = list(legend)
+    return replace(found, kind=tuple(names[i] for i in most.tolist()), kind_share=share)
 
 
 def _meetings(above: Any, below: Any) -> Ints:
@@ -175,46 +192,48 @@ def write_objects(
     threshold: float,
     dates: tuple[str | None, str | None],
     said: Mapping[str, Any],
+    legend: Sequence[str] = (),
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a GeoPackage with a style, one polygon an object, in degrees. Raises StoreError.
+    """Write a GeoPackage with a style, a MultiPolygon an object, in degrees. Raises StoreError.
 
-    ``check`` is called before each object and may raise.
+    ``legend``: the kinds that objects may be of, in the order of their colours. ``check`` is
+    called before each object and may raise.
     """
     outlines = []
     for number in range(len(found)):
         check()
         outlines.append(_outline(found, number, grid))
-    many = len(found)
-    table = pa.table(
-        {
-            "object": pa.array(range(1, many + 1), pa.int64()),
-            "area_m2": np.round(found.area_m2, 1),
-            "pixels": found.pixels,
-            "mean_score": np.round(found.mean_score, 4),
-            "max_score": np.round(found.max_score, 4),
-            "date_before": pa.array([dates[0]] * many, pa.string()),
-            "date_after": pa.array([dates[1]] * many, pa.string()),
-            "geometry": pa.array(shapely.to_wkb(outlines, byte_order=1).tolist(), pa.binary()),
-        }
-    )
-    low = threshold if many else 0.0
-    high = float(np.quantile(found.mean_score, 0.95)) if many else 1.0
-    style = range_qml("mean_score", low, max(high, low + 0.1))
+    geometry = pa.array(shapely.to_wkb(outlines, byte_order=1).tolist(), pa.binary())
+    table = pa.table({**_columns(found, dates), "geometry": geometry})
+    style = _style(found, threshold, legend)
     with atomic_path(path, IF_FULL) as temporary:
-        write_layer(temporary, LAYER, table, said, finish=lambda file: _finish(file, style))
+        write_layer(temporary, LAYER, table, said, qml=style, multi=True)
 
 
-def _finish(file: Path, style: str) -> None:
-    """Put the style into the file, and the wall clock out of it."""
-    with closing(sqlite3.connect(file)) as database, database:
-        add_style(database, LAYER, style, _NO_CLOCK)
-        database.execute("UPDATE gpkg_contents SET last_change = ?", (_NO_CLOCK,))
-        database.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_NO_CLOCK,))
-    with file.open("r+b") as raw:
-        for place in _COUNTERS:
-            raw.seek(place)
-            raw.write((1).to_bytes(4, "big"))
+def _columns(found: ChangeObjects, dates: tuple[str | None, str | None]) -> dict[str, Any]:
+    many = len(found)
+    columns = {
+        "object": pa.array(range(1, many + 1), pa.int64()),
+        "area_m2": np.round(found.area_m2, 1),
+        "pixels": found.pixels,
+        "mean_score": np.round(found.mean_score, 4),
+        "max_score": np.round(found.max_score, 4),
+        "date_before": pa.array([dates[0]] * many, pa.string()),
+        "date_after": pa.array([dates[1]] * many, pa.string()),
+    }
+    if found.kind is not None and found.kind_share is not None:
+        columns["kind"] = pa.array(found.kind, pa.string())
+        columns["kind_share"] = np.round(found.kind_share, 4)
+    return columns
+
+
+def _style(found: ChangeObjects, threshold: float, legend: Sequence[str]) -> str:
+    if legend:
+        return category_qml("kind", legend, [*colours(len(legend) - 1), UNKNOWN_COLOUR])
+    low = threshold if len(found) else 0.0
+    high = float(np.quantile(found.mean_score, 0.95)) if len(found) else 1.0
+    return range_qml("mean_score", low, max(high, low + 0.1), STRENGTHS)
 
 
 def _outline(found: ChangeObjects, number: int, grid: TargetGrid) -> Any:
@@ -258,6 +277,7 @@ def objects_told(found: ChangeObjects, least: Least, most: int = 10) -> dict[str
                 "area_m2": round(float(found.area_m2[i]), 1),
                 "mean_score": round(float(found.mean_score[i]), 3),
                 "max_score": round(float(found.max_score[i]), 3),
+                **({} if found.kind is None else {"kind": found.kind[i]}),
             }
             for i in range(min(most, len(found)))
         ],

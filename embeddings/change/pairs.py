@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from embeddings.analysis.change.coverage import coverage_of
+from embeddings.analysis.change.series import check_dates
 from embeddings.change.places import DAY_US, Chips, Doubles, Ints, items, points
 from embeddings.errors import InputError, NoDataError, OutsideCoverageError, SpecMismatchError
 from embeddings.probe.model import differences
@@ -23,6 +24,8 @@ from embeddings.types import Bounds, parse_datetime
 LEAST_OVERLAP = 0.01
 """Of the places of the smaller date, so many have to be at the other."""
 SHOWN = 8
+MOST_DATES = 24
+"""Of a series: all pairs of dates are compared."""
 LOCATION_ONLY = "longitude and latitude"
 """What location embeddings name as their source."""
 
@@ -141,13 +144,7 @@ def usable(collection: Collection, bounds: Bounds | None = None) -> Chips:
 
     Raises InputError for location embeddings and for rows without dates.
     """
-    spec = collection.spec
-    if spec.source == LOCATION_ONLY or spec.model.lower().startswith("satclip"):
-        raise InputError(
-            f"Collection '{collection.id}' holds location embeddings ({spec.product}): they are "
-            "computed from longitude and latitude alone, so they are the same at every date and "
-            "cannot show change. Choose a collection made from imagery."
-        )
+    check_imagery(collection)
     chips = Chips.of(collection)
     if bounds is not None:
         chips = chips.take(_within(chips, bounds))
@@ -160,6 +157,17 @@ def usable(collection: Collection, bounds: Bounds | None = None) -> Chips:
             "Embed the imagery with --datetime."
         )
     return chips
+
+
+def check_imagery(collection: Collection) -> None:
+    """Raise InputError for location embeddings, which are the same at every date."""
+    spec = collection.spec
+    if spec.source == LOCATION_ONLY or spec.model.lower().startswith("satclip"):
+        raise InputError(
+            f"Collection '{collection.id}' holds location embeddings ({spec.product}): they are "
+            "computed from longitude and latitude alone, so they are the same at every date and "
+            "cannot show change. Choose a collection made from imagery."
+        )
 
 
 def check_specs(one: Collection, two: Collection) -> None:
@@ -182,24 +190,7 @@ def two_dates(
     NoDataError or OutsideCoverageError.
     """
     same = one.collection.path == two.collection.path
-    if same and len(one.days) < 2 and not start == end is not None:
-        raise InputError(
-            f"Collection '{one.collection.id}' has one date, {_listed(one)}. Change needs two: "
-            "embed imagery of another date into it, or name another collection with "
-            "--with-collection."
-        )
-    before = _asked(one, start, 0)
-    after = _asked(two, end, -1)
-    if same and before == after:
-        raise InputError(
-            f"Both dates are {before:%Y-%m-%d}. Name two of the dates of '{one.collection.id}': "
-            f"{_listed(one)}."
-        )
-    if before > after:
-        raise InputError(
-            f"--from {before:%Y-%m-%d} is later than --to {after:%Y-%m-%d}. Give the earlier date "
-            "as --from."
-        )
+    before, after = check_order(one.collection, one.days, two.collection, two.days, start, end)
     chips = [
         _found(chips, when, other, tolerance_days)
         for chips, when, other in (
@@ -217,25 +208,89 @@ def all_dates(chips: Chips, days: Sequence[datetime]) -> Dates:
     return side_by_side([chips.on(day) for day in days])
 
 
-def _asked(chips: Chips, text: str | None, which: int) -> datetime:
-    return chips.days[which] if text is None else parse_datetime(text)
+def check_order(
+    one: Collection,
+    one_days: Sequence[datetime],
+    two: Collection,
+    two_days: Sequence[datetime],
+    start: str | None,
+    end: str | None,
+) -> tuple[datetime, datetime]:
+    """Return the two dates that are meant: asked for, or the first of ``one``, the last of ``two``.
+
+    Raises InputError if they are one, or in the wrong order.
+    """
+    same = one.path == two.path
+    if same and len(one_days) < 2 and not start == end is not None:
+        raise InputError(
+            f"Collection '{one.id}' has one date, {listed(one_days)}. Change needs two: embed "
+            "imagery of another date into it, or name another collection with --with-collection."
+        )
+    before = one_days[0] if start is None else parse_datetime(start)
+    after = two_days[-1] if end is None else parse_datetime(end)
+    if same and before == after:
+        raise InputError(
+            f"Both dates are {before:%Y-%m-%d}. Name two of the dates of '{one.id}': "
+            f"{listed(one_days)}."
+        )
+    if before > after:
+        raise InputError(
+            f"--from {before:%Y-%m-%d} is later than --to {after:%Y-%m-%d}. Give the earlier date "
+            "as --from."
+        )
+    return before, after
+
+
+def series_days(
+    collection: Collection, days: Sequence[datetime], start: str | None, end: str | None
+) -> list[datetime]:
+    """Return the days of a series, from a date to another. Raises InputError, also for few."""
+    low = None if start is None else parse_datetime(start)
+    high = None if end is None else parse_datetime(end)
+    found = [day for day in days if (low is None or day >= low) and (high is None or day <= high)]
+    if len(found) > MOST_DATES:
+        raise InputError(
+            f"Collection '{collection.id}' has {len(found)} dates there; a series compares all "
+            f"pairs of {MOST_DATES} at most. Choose some with --from and --to."
+        )
+    check_dates(len(found))
+    return found
 
 
 def _found(chips: Chips, when: datetime, other: datetime | None, days: float) -> Chips:
     found = chips.near(when, days, other)
     if not len(found):
-        raise InputError(
-            f"Collection '{chips.collection.id}' has nothing within {days:g} days of "
-            f"{when:%Y-%m-%d}. Its dates are {_listed(chips)}: name one of them, or raise "
-            "--tolerance."
-        )
+        raise nothing_near(chips.collection, chips.days, when, days, other)
     if not found.present.any():
         raise NoDataError(
             f"All {len(found):,} chips of collection '{chips.collection.id}' at {_label(found)} "
             "are without data (cloud, or outside the image). Choose another date: "
-            f"{_listed(chips)}."
+            f"{listed(chips.days)}."
         )
     return found
+
+
+def nothing_near(
+    collection: Collection,
+    days: Sequence[datetime],
+    when: datetime,
+    tolerance_days: float,
+    other: datetime | None,
+) -> InputError:
+    """Return the error of a date without any image: there is none, or the ``other`` date has it."""
+    names = listed(days)
+    near = [day for day in days if abs(day - when) <= timedelta(days=tolerance_days)]
+    if other is not None and near:
+        closest = min(near, key=lambda day: abs(day - when))
+        return InputError(
+            f"{min(when, other):%Y-%m-%d} and {max(when, other):%Y-%m-%d} both fall on the image "
+            f"of {closest:%Y-%m-%d} in collection '{collection.id}', and change needs two. Its "
+            f"dates are {names}: name two of them."
+        )
+    return InputError(
+        f"Collection '{collection.id}' has nothing within {tolerance_days:g} days of "
+        f"{when:%Y-%m-%d}. Its dates are {names}: name one of them, or raise --tolerance."
+    )
 
 
 def _check_overlap(found: Dates) -> None:
@@ -265,9 +320,10 @@ def _label(chips: Chips) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def _listed(chips: Chips) -> str:
-    days = [f"{day:%Y-%m-%d}" for day in chips.days]
-    return ", ".join(days[:SHOWN]) + (f" and {len(days) - SHOWN} more" if days[SHOWN:] else "")
+def listed(days: Sequence[datetime]) -> str:
+    """Return days in words, the first of many."""
+    shown = [f"{day:%Y-%m-%d}" for day in days[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(days) - SHOWN} more" if len(days) > SHOWN else "")
 
 
 def _within(chips: Chips, bounds: Bounds) -> NDArray[np.bool_]:

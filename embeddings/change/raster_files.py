@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.atomic import atomic_path
 from embeddings.change.raster_job import RasterChangeJob
-from embeddings.change.raster_scores import ScoreRaster, probability_bands
+from embeddings.change.raster_scores import (
+    CHANGED,
+    UNCHANGED,
+    ScoreRaster,
+    probability_bands,
+)
 from embeddings.change.raster_staging import Staging
 from embeddings.change.styles import score_qml
 from embeddings.dense import Tile
 from embeddings.probe.outputs import IF_FULL
 from embeddings.probe.predict_grids import Frame
 from embeddings.probe.predict_raster import Sheet, is_users, mapped, write_cog
+from embeddings.probe.predict_style import UNKNOWN_COLOUR, colours
 from embeddings.sources.grids import TargetGrid
 
-UNCHANGED, CHANGED = 1, 2
-"""The codes of classes; 0 is what could not be compared."""
 NO_CODE = 255
-NO_THRESHOLD = 3.0
-"""Where the colours of scores turn red if no score reaches the threshold."""
 
 _COVERAGE_COLOURS = ((232, 236, 239), (68, 119, 170), (204, 187, 68), (60, 60, 60), (170, 51, 119))
 _CLASS_COLOURS = ((222, 222, 222), (215, 48, 39))
@@ -38,9 +40,16 @@ COVERAGE = Sheet(
     tuple(int(kind) for kind in Coverage),
     tuple(kind.label for kind in Coverage),
     _COVERAGE_COLOURS,
+    (int(Coverage.COMPARED),),
 )
 CLASSES = Sheet(
-    ("class",), "uint8", 0, (UNCHANGED, CHANGED), ("no change", "change"), _CLASS_COLOURS
+    ("class",),
+    "uint8",
+    0,
+    (UNCHANGED, CHANGED),
+    ("no change", "change"),
+    _CLASS_COLOURS,
+    (UNCHANGED,),
 )
 
 
@@ -65,8 +74,12 @@ def write_rasters(
     threshold: float,
     sample: NDArray[np.float32],
     said: Mapping[str, Any],
+    legend: Mapping[str, int] | None = None,
 ) -> list[Path]:
-    """Write all rasters, or none; the scores come last. Return the files. Raises StoreError."""
+    """Write all rasters, or none; the scores come last. Return the files. Raises StoreError.
+
+    ``legend``: the code of each name among kinds of change.
+    """
     frame = Frame(raster.grid.crs_wkt, raster.grid.transform, raster.grid.height, raster.grid.width)
     with ExitStack() as stack:
         sheets: dict[Path, tuple[Sheet, Any]] = {
@@ -75,7 +88,7 @@ def write_rasters(
         }
         if job.classes is not None:
             codes = stack.enter_context(_classes(raster, threshold, job.classes.parent))
-            sheets[job.classes] = CLASSES, codes[None]
+            sheets[job.classes] = CLASSES if legend is None else kinds_sheet(legend), codes[None]
         # What was entered last gets its name first; the scores come when all else is there.
         paths = {path: stack.enter_context(atomic_path(path, IF_FULL)) for path in sheets}
         texts: dict[Path, str] = {}
@@ -84,11 +97,23 @@ def write_rasters(
             texts |= sheet.beside(path)
         style = job.out.with_suffix(".qml")
         if not is_users(style):
-            texts[style] = score_qml(threshold if np.isfinite(threshold) else NO_THRESHOLD)
-        for path, text in texts.items():
-            temporary = stack.enter_context(atomic_path(path, IF_FULL))
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+            texts[style] = score_qml(threshold)
+        write_beside(texts, stack)
     return [*sheets, *texts]
+
+
+def write_beside(texts: Mapping[Path, str], stack: ExitStack) -> None:
+    """Write legends and styles, which get their names as the stack ends. Raises StoreError."""
+    for path, text in texts.items():
+        temporary = stack.enter_context(atomic_path(path, IF_FULL))
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def kinds_sheet(legend: Mapping[str, int]) -> Sheet:
+    """Return the raster of kinds of change: no change, the kinds, and unknown last."""
+    palette = (_CLASS_COLOURS[0], *colours(len(legend) - 2), UNKNOWN_COLOUR)
+    codes = tuple(legend.values())
+    return Sheet(("kind",), "uint8", 0, codes, tuple(legend), palette, (UNCHANGED,))
 
 
 def _scores(
@@ -108,6 +133,9 @@ def _scores(
 
 @contextmanager
 def _classes(raster: ScoreRaster, threshold: float, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    if raster.kinds is not None:
+        yield raster.kinds
+        return
     with mapped(folder.absolute(), raster.score.shape, "uint8") as codes:
         for rows in raster.strips():
             score = np.asarray(raster.score[rows])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from embeddings.errors import InputError
 from embeddings.probe.outputs import check_file
+from embeddings.probe.predict_raster import sidecars
 from embeddings.raster_job import nodata_rule
 from embeddings.sources.reading import Reading
 from embeddings.spec import parse_size
 from embeddings.types import Bounds
 
 THRESHOLD = "fdr=0.1"
+CLICKS = "clicks"
+"""The threshold that places labelled as changed and unchanged choose."""
+HALF_TURN = 180.0
 SMALLEST_OBJECT_PX = 4
 """Pixels of the smallest object where no area is asked for."""
 
@@ -29,16 +34,18 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Where change begins: by Otsu, by a false-discovery rate, or at a score."""
+    """Where change begins: by Otsu, by a false-discovery rate, at a score, or by clicks."""
 
-    kind: Literal["otsu", "fdr", "value"]
+    kind: Literal["otsu", "fdr", "value", "clicks"]
     number: float = 0.0
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read "otsu", "fdr=0.05" or a score. Raises InputError."""
+    def parse(cls, text: str, *, clicks: bool = False) -> Self:
+        """Read "otsu", "fdr=0.05", a score, or "clicks" where there are any. Raises InputError."""
         words = text.strip().lower()
         name, _, number = words.partition("=")
+        if words == CLICKS and clicks:
+            return cls("clicks")
         try:
             if words == "otsu":
                 return cls("otsu")
@@ -71,7 +78,11 @@ class RasterChangeJob:
     reports: tuple[Path, ...] = ()
     probability: bool = False
     """Add the probability of change as band 2."""
-    threshold: str = THRESHOLD
+    threshold: str | None = None
+    """None: by the clicks if these say what changed and what did not, else THRESHOLD."""
+    clicks: Path | None = None
+    """Points or polygons whose ``field`` says what changed, or what kind of change it was."""
+    field: str | None = None
     min_area_m2: float | None = None
     """Of an object; None: SMALLEST_OBJECT_PX pixels."""
     before_date: str | None = None
@@ -87,13 +98,12 @@ class RasterChangeJob:
 
     def check(self) -> None:
         """Raise InputError or StoreError, before any work, if it cannot be done."""
-        Threshold.parse(self.threshold)
+        self._check_clicks()
         nodata_rule(self.nodata)
         self._gsd_m()
-        if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
-            raise InputError(
-                f"--min-area {self.min_area_m2:g} is no area. Give square metres, 0 or more."
-            )
+        check_box(self.bbox)
+        if self.min_area_m2 is not None:
+            check_min_area(self.min_area_m2)
         for name, side in (("--before", self.before), ("--after", self.after)):
             if not side:
                 raise InputError(f"No file was given for {name}. Name the bands of that date.")
@@ -106,10 +116,11 @@ class RasterChangeJob:
                 f"Two outputs would be the file '{doubled[0].name}'. Give each a name of its own; "
                 f"'{self.coverage.name}' is the coverage of --out."
             )
+        self._check_styles()
 
     def check_inputs(self, inputs: Sequence[Path]) -> None:
         """Raise InputError if an output would replace an input."""
-        read = {path.resolve() for path in inputs}
+        read = {path.resolve() for path in (*inputs, *([self.clicks] if self.clicks else []))}
         for path in self.outputs:
             if path.resolve() in read:
                 raise InputError(
@@ -145,9 +156,32 @@ class RasterChangeJob:
         """Return what was asked for as JSON, paths as their names."""
         asked = asdict(self)
         box = self.bbox.west_south_east_north() if self.bbox is not None else None
-        files = {name: getattr(self, name) for name in ("out", "classes", "objects")}
+        files = {name: getattr(self, name) for name in ("out", "classes", "objects", "clicks")}
         named = {name: path.name if path is not None else None for name, path in files.items()}
         return {**asked, **named, "bbox": box, "reports": [path.name for path in self.reports]}
+
+    def _check_styles(self) -> None:
+        """Raise InputError if two rasters would have one style: its name has not their ending."""
+        found: dict[Path, Path] = {}
+        for path in (self.out, self.coverage, *([self.classes] if self.classes else [])):
+            style = sidecars(path.resolve())[1]
+            if style in found:
+                raise InputError(
+                    f"'{found[style].name}' and '{path.name}' would both have the style "
+                    f"'{style.name}'. Give them names that differ before the ending."
+                )
+            found[style] = path
+
+    def _check_clicks(self) -> None:
+        if self.threshold is not None:
+            asked = Threshold.parse(self.threshold, clicks=True)
+            if asked.kind == "clicks" and self.clicks is None:
+                raise InputError(
+                    "--threshold clicks needs --clicks: a file of places that changed and places "
+                    "that did not."
+                )
+        if self.field is not None and self.clicks is None:
+            raise InputError("--field says what the places of --clicks are; give that file too.")
 
     def _asked(self) -> list[tuple[str, Path]]:
         more = (("--classes", self.classes), ("--objects", self.objects))
@@ -157,10 +191,31 @@ class RasterChangeJob:
     def _gsd_m(self) -> float | None:
         if self.gsd is None:
             return None
-        value, _ = parse_size(self.gsd)
-        if value <= 0:
-            raise InputError(f"--gsd {self.gsd} is no pixel size. Give metres, for example 10m.")
-        return value
+        with suppress(InputError):
+            value, _ = parse_size(self.gsd)
+            if value > 0:
+                return value
+        raise InputError(f"--gsd {self.gsd} is no pixel size. Give a length, for example 20m.")
+
+
+def check_box(box: Bounds | None) -> None:
+    """Raise InputError for a box whose west and east are exchanged.
+
+    It would run eastward round most of the Earth, and so take nearly all of a scene.
+    """
+    if box is not None and 0 < box.west - box.east < HALF_TURN:
+        given = ",".join(f"{side:g}" for side in box.west_south_east_north())
+        raise InputError(
+            f"--bbox {given} has its west, {box.west:g}, east of its east, {box.east:g}. The order "
+            "is W,S,E,N; west is the larger only in a box across the antimeridian that is less "
+            "than 180 degrees wide, such as 179,-18,-179,-16."
+        )
+
+
+def check_min_area(m2: float) -> None:
+    """Raise InputError if no object can have that area."""
+    if not 0 <= m2 < math.inf:
+        raise InputError(f"--min-area {m2:g} is no area. Give square metres, 0 or more.")
 
 
 def _check_path(option: str, path: Path) -> None:

@@ -19,6 +19,7 @@ from embeddings.analysis.change.coverage import coverage_of
 from embeddings.analysis.change.features import BandFacts
 from embeddings.analysis.change.registration import Shift
 from embeddings.change.raster_job import RasterChangeJob
+from embeddings.dense import Tile
 from embeddings.encoding import Scene, open_scene
 from embeddings.errors import BandError, InputError, OutsideCoverageError
 from embeddings.sources.addresses import is_remote, path_of
@@ -121,6 +122,15 @@ class ScenePair:
         two[:, ~there] = np.nan
         return PairWindow(one, two, coverage_of(here | hidden, there | masked, hidden, masked))
 
+    def read_with_halo(self, tile: Tile, halo: int) -> tuple[PairWindow, tuple[slice, slice]]:
+        """Read a window and what lies round it; return it, and where the window lies in that."""
+        top, left = max(0, tile.row - halo), max(0, tile.col - halo)
+        bottom = min(self.grid.height, tile.row + tile.height + halo)
+        right = min(self.grid.width, tile.col + tile.width + halo)
+        window = self.read(top, left, bottom - top, right - left)
+        row, col = tile.row - top, tile.col - left
+        return window, (slice(row, row + tile.height), slice(col, col + tile.width))
+
     def facts(self) -> list[BandFacts]:
         """Return what is known of each band."""
         unknown = float("nan")
@@ -130,6 +140,18 @@ class ScenePair:
             for um, both in zip(wavelengths(self._known), sizes, strict=True)
         ]
 
+    @property
+    def named_dates(self) -> tuple[str | None, str | None]:
+        """Dates that only the names of the files tell; none if these tell one date for both."""
+        one, two = (None if ref.datetime else _named_date(ref) for ref in self.refs)
+        return (None, None) if one == two else (one, two)
+
+    @property
+    def dates(self) -> tuple[str | None, str | None]:
+        """When the dates were taken, in ISO 8601: as stated, or as the names of the files tell."""
+        one, two = self.named_dates
+        return self.refs[0].datetime or one, self.refs[1].datetime or two
+
     def told(self) -> dict[str, Any]:
         """Return what a report says of both dates and their grid, as JSON."""
         grid = self.grid
@@ -138,8 +160,11 @@ class ScenePair:
                 side: {
                     "files": [path_of(file.uri).name for file in files_of(ref)],
                     "datetime": ref.datetime,
+                    "named_date": named,
                 }
-                for side, ref in zip(("before", "after"), self.refs, strict=True)
+                for side, ref, named in zip(
+                    ("before", "after"), self.refs, self.named_dates, strict=True
+                )
             },
             "bands": list(self.bands),
             "grid": {
@@ -222,6 +247,8 @@ def _check_dates(job: RasterChangeJob, before: AnyRef, after: AnyRef) -> None:
         told = "By the names of the files " + told
     if one is None or two is None or one < two:
         return
+    if one != two and one.startswith(two):  # a day, and the year that it is in
+        return
     days = told.format(one[:10], two[:10])
     known = job.before_date is not None and job.after_date is not None
     if one == two and before.datetime and after.datetime:
@@ -233,7 +260,7 @@ def _check_dates(job: RasterChangeJob, before: AnyRef, after: AnyRef) -> None:
 
 
 def _named_date(ref: AnyRef) -> str | None:
-    """Return the date that the name of the first file or its folder tells, perhaps a year alone."""
+    """Return the date that the name of the first file or its folder tells: ISO 8601, or a year."""
     path = path_of(files_of(ref)[0].uri)
     names = [path.stem, path.parent.name]
     for pattern in _DATES:
@@ -244,7 +271,7 @@ def _named_date(ref: AnyRef) -> str | None:
         if found is not None and found[:2] in ("19", "20"):
             return found
     years = [name for name in names if re.fullmatch(r"(19|20)\d\d", name)]
-    return scene_time("%Y", years) if years else None
+    return years[0] if years else None
 
 
 def _pair_bands(before: Scene, after: Scene) -> list[str]:
@@ -278,7 +305,7 @@ def _tell_bands(scene: Scene) -> bool:
 
 
 def _other_bands(one: Sequence[str], two: Sequence[str]) -> BandError:
-    short, other = _short(one), _short(two)
+    short, other = short_names(one), short_names(two)
     both = [name for name in short if name in other]
     way = (
         f"choose those that both have with --bands {','.join(both)}"
@@ -291,7 +318,7 @@ def _other_bands(one: Sequence[str], two: Sequence[str]) -> BandError:
     )
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Return the words of long names that say which band each is, where they tell them apart."""
     words = [[w for w in tokens(name) if _BAND.fullmatch(w)] for name in names]
     found = [each[-1].upper() if each else name for each, name in zip(words, names, strict=True)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from embeddings import __version__
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.plain import plain
-from embeddings.atomic import write_text
 from embeddings.change.raster_run import RasterChange
+from embeddings.probe.report import columns
 
 Report = Mapping[str, Any]
 
@@ -36,13 +35,15 @@ def change_report(made: RasterChange) -> dict[str, Any]:
             for kind in Coverage
         },
         "area_m2": m2,
-        "threshold": {"asked": made.job.threshold, "score": made.threshold},
+        "threshold": {"asked": made.decided.asked, "score": made.threshold},
         "changed": {
             "pixels": totals.changed_pixels,
             "share_of_compared": totals.changed_pixels / max(compared, 1),
             "area_m2": totals.changed_m2,
         },
         "objects": made.objects,
+        "clicks": made.decided.told,
+        "kinds": made.kinds,
         "histogram": {"edges": list(totals.edges), "counts": list(totals.counts)},
         "files": [path.name for path in made.files],
         "notes": list(made.notes),
@@ -55,17 +56,6 @@ def change_report(made: RasterChange) -> dict[str, Any]:
         "peak_memory_bytes": made.peak_bytes,
     }
     return {name: plain(value) for name, value in report.items()}
-
-
-def write_reports(made: RasterChange, report: Report) -> None:
-    """Write the reports that were asked for, .json or .html. Raises StoreError."""
-    from embeddings.change.raster_report_html import report_html
-
-    for path in made.job.reports:
-        if path.suffix.lower() == ".json":
-            write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-        else:
-            write_text(path, report_html(report, made.pictures.pictures(made.threshold)))
 
 
 def report_lines(report: Report) -> list[str]:
@@ -89,8 +79,73 @@ def report_lines(report: Report) -> list[str]:
         lines.append(
             f"{found['count']:,} objects of {found['least']} or more: {hectares(found['area_m2'])}."
         )
+    if report["clicks"] is not None:
+        lines += clicks_text(report["clicks"])
+    if report["kinds"] is not None:
+        head, *rows = kind_rows(report["kinds"])
+        lines += ["", *columns([head, *rows]), "", *kinds_text(report["kinds"])]
     lines.append(time_line(report))
     return lines
+
+
+def clicks_text(clicks: Report) -> list[str]:
+    """Say how many labels were used, and how far the threshold errs on them."""
+    away = {
+        "outside": clicks["outside"],
+        "on pixels of others": clicks["covered"],
+        "without data": clicks["without_data"],
+        **{f"not usable because {why}": many for why, many in clicks["unusable"].items()},
+    }
+    missing = ", ".join(f"{many:,} {what}" for what, many in away.items() if many)
+    lines = [
+        f"{clicks['used']:,} of {clicks['labels']:,} labels of {clicks['file']} used"
+        + (f" ({missing})." if missing else ".")
+    ]
+    apart, here = clicks.get("left_out"), clicks["at_threshold"]
+    if apart is not None and apart["missed"] is not None:
+        lines.append(
+            f"Of labels left out {apart['missed']:.0%} of the changes are missed and "
+            f"{apart['false_alarms']:.0%} of the unchanged are false alarms ({apart['split']})."
+        )
+    elif apart is not None:
+        lines.append(
+            "How far the threshold errs is not known: no labels of both sides can be left out."
+        )
+    elif here["missed"] is not None and here["false_alarms"] is not None:
+        lines.append(
+            f"At this threshold {here['missed']:.0%} of the changes labelled are missed and "
+            f"{here['false_alarms']:.0%} of the unchanged are false alarms."
+        )
+    return lines
+
+
+def kind_rows(kinds: Report) -> list[list[str]]:
+    """Return a table of kinds of change, its head first."""
+    apart = kinds["left_out"]
+    again = {} if apart is None else apart["found"]
+    rows = [
+        [
+            each["kind"],
+            f"{each['labels']:,}",
+            f"{each['pixels']:,}",
+            hectares(each["area_m2"]),
+            f"{again[each['kind']]:.0%}" if again.get(each["kind"]) is not None else "",
+        ]
+        for each in kinds["found"]
+    ]
+    return [["kind of change", "labels", "pixels", "area", "found when left out"], *rows]
+
+
+def kinds_text(kinds: Report) -> list[str]:
+    """Say how kinds were told, and how right that is on labels left out."""
+    apart = kinds["left_out"]
+    if apart is None:
+        return [kinds["method"], "How right the kinds are is not known: there are too few labels."]
+    return [
+        kinds["method"],
+        f"Of pixels labelled but left out {apart['named']:.0%} got a name, of these "
+        f"{apart['right_of_named']:.0%} the right one ({apart['split']}).",
+    ]
 
 
 def threshold_text(report: Report) -> str:

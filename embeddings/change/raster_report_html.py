@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from embeddings.change.raster_report import hectares, threshold_text, time_line
+from embeddings.change.raster_pair import short_names
+from embeddings.change.raster_report import (
+    clicks_text,
+    hectares,
+    kind_rows,
+    kinds_text,
+    threshold_text,
+    time_line,
+)
+from embeddings.change.thumbnails import UNKNOWN_SHOWN
 from embeddings.probe.html import Html, listed, page, table, tag
+from embeddings.probe.predict_style import Colour, colours
 
 Report = Mapping[str, Any]
 
 WIDTH, HEIGHT, LEFT, BASE = 720, 240, 50, 30
 
+_SIDES = {"date 1": "before", "date 2": "after"}
 _CAPTIONS = {
     "date 1": "Date 1",
     "date 2": "Date 2",
@@ -30,12 +41,14 @@ def report_html(report: Report, pictures: Mapping[str, str]) -> str:
         _headline(report),
         _notes(report["notes"]),
         tag("h2", "Maps"),
-        tag("div", *(_figure(name, uri) for name, uri in pictures.items()), class_="charts"),
+        tag("div", *(_figure(n, uri, report) for n, uri in pictures.items()), class_="maps"),
         tag("h2", "Scores and threshold"),
-        histogram(report["histogram"], report["threshold"]["score"]),
+        histogram(report["histogram"], report["threshold"]["score"], "pixels"),
         tag("p", _threshold_text(report), class_="small"),
+        *_clicks(report["clicks"]),
         tag("h2", "Areas"),
         _areas(report),
+        *_kinds(report["kinds"]),
         *_objects(report["objects"]),
         tag("h2", "How it was made"),
         tag("div", table(["", ""], _facts(report)), class_="facts"),
@@ -48,7 +61,9 @@ def report_html(report: Report, pictures: Mapping[str, str]) -> str:
     )
 
 
-def histogram(bins: Mapping[str, Sequence[float]], threshold: float | None) -> Html:
+def histogram(
+    bins: Mapping[str, Sequence[float]], threshold: float | None, unit: str = "places"
+) -> Html:
     """Return scores as bars on a logarithmic scale, those from the threshold on in red."""
     edges, counts = np.array(bins["edges"]), np.array(bins["counts"], float)
     tall = np.log10(counts + 1) / max(float(np.log10(counts.max(initial=1) + 1)), 1e-9)
@@ -70,7 +85,8 @@ def histogram(bins: Mapping[str, Sequence[float]], threshold: float | None) -> H
     for value in _round_values(float(edges[0]), float(edges[-1])):
         at = float(np.interp(value, edges, x))
         parts.append(_text(at, HEIGHT - 12, f"{value:g}", "middle"))
-    for power in range(0, int(np.log10(counts.max(initial=1) + 1)) + 1, 2):
+    most = int(np.log10(counts.max(initial=1) + 1))
+    for power in range(0, most + 1, 1 if most < 5 else 2):
         share = np.log10(10**power + 1) / max(np.log10(counts.max(initial=1) + 1), 1e-9)
         up = HEIGHT - BASE - float(share) * (HEIGHT - BASE - 16)
         parts.append(_text(LEFT - 6, up + 4, f"{10**power:,}", "end"))
@@ -79,9 +95,10 @@ def histogram(bins: Mapping[str, Sequence[float]], threshold: float | None) -> H
         parts.append(tag("line", x1=at, x2=at, y1=6, y2=HEIGHT - BASE, stroke="#222"))
         side = (at - 4, "end") if at > WIDTH / 2 else (at + 4, "start")
         parts.append(_text(side[0], 14, f"threshold {threshold:.2f}", side[1]))
+    parts += [_text(WIDTH - 10, HEIGHT - 1, "score", "end"), _text(0, 14, unit, "start")]
     return tag(
         "svg",
-        tag("title", "How many pixels have which score"),
+        tag("title", f"How many {unit} have which score"),
         *parts,
         width=WIDTH,
         height=HEIGHT,
@@ -96,8 +113,9 @@ def _title(report: Report) -> str:
 
 
 def _day(side: Mapping[str, Any]) -> str:
-    if side["datetime"]:
-        return str(side["datetime"])[:10]
+    day = side["datetime"] or side["named_date"]
+    if day:
+        return str(day)[:10]
     more = len(side["files"]) - 1
     return str(side["files"][0]) + (f" and {more} more" if more else "")
 
@@ -117,9 +135,21 @@ def _notes(notes: Sequence[str]) -> Html:
     return tag("section", tag("h2", "Notes"), listed(notes), class_="warnings")
 
 
-def _figure(name: str, uri: str) -> Html:
+def _figure(name: str, uri: str, report: Report) -> Html:
     caption = tag("figcaption", _CAPTIONS[name])
-    return tag("figure", Html(f'<img src="{uri}" alt="{name}">'), caption)
+    if name == "change" and report["kinds"] is not None:
+        kinds = [each["kind"] for each in report["kinds"]["found"]]
+        palette = [*colours(len(kinds) - 1), UNKNOWN_SHOWN]
+        swatches = [_swatch(*each) for each in zip(kinds, palette, strict=True)]
+        caption = tag("figcaption", "Kinds of change over date 2:", *swatches)
+    elif name in ("date 1", "date 2"):
+        caption = tag("figcaption", f"{_CAPTIONS[name]}: {_day(report[_SIDES[name]])}")
+    return tag("figure", Html(f'<img src="{uri}" alt="map: {name}">'), caption)
+
+
+def _swatch(name: str, colour: Colour) -> Html:
+    look = "background: #{:02x}{:02x}{:02x}".format(*colour)
+    return tag("span", tag("span", class_="swatch", style=look), name, class_="legend")
 
 
 def _threshold_text(report: Report) -> str:
@@ -130,6 +160,25 @@ def _threshold_text(report: Report) -> str:
     )
 
 
+def _clicks(clicks: Report | None) -> list[Html]:
+    if clicks is None:
+        return []
+    rows = [[e["name"], f"{e['labels']:,}", f"{e['pixels']:,}"] for e in clicks["classes"]]
+    return [
+        tag("h2", "Labels"),
+        table(["", "labels", "pixels"], rows),
+        *(tag("p", line) for line in clicks_text(clicks)),
+    ]
+
+
+def _kinds(kinds: Report | None) -> list[Html]:
+    if kinds is None:
+        return []
+    head, *rows = kind_rows(kinds)
+    lines = (tag("p", line, class_="small") for line in kinds_text(kinds))
+    return [tag("h2", "Kinds of change"), table(head, rows), *lines]
+
+
 def _areas(report: Report) -> Html:
     rows = [
         [name, f"{each['pixels']:,}", f"{each['share']:.2%}", hectares(each["area_m2"])]
@@ -137,13 +186,14 @@ def _areas(report: Report) -> Html:
     ]
     changed = report["changed"]
     whole = report["grid"]["height"] * report["grid"]["width"]
-    rows.append(
+    rows.insert(
+        1,
         [
-            "change",
+            "of these changed",
             f"{changed['pixels']:,}",
             f"{changed['pixels'] / whole:.2%}",
             hectares(changed["area_m2"]),
-        ]
+        ],
     )
     return table(["", "pixels", "share of all", "area"], rows)
 
@@ -157,9 +207,11 @@ def _objects(found: Mapping[str, Any] | None) -> list[Html]:
             f"{each['area_m2']:,.0f}",
             f"{each['mean_score']:.2f}",
             f"{each['max_score']:.2f}",
+            *([each["kind"]] if "kind" in each else []),
         ]
         for each in found["largest"]
     ]
+    kind = ["kind"] if found["largest"] and "kind" in found["largest"][0] else []
     return [
         tag("h2", "Objects"),
         tag(
@@ -167,7 +219,7 @@ def _objects(found: Mapping[str, Any] | None) -> list[Html]:
             f"{found['count']:,} objects of {found['least']} or more, together "
             f"{hectares(found['area_m2'])}. The largest:",
         ),
-        table(["object", "m2", "mean score", "highest score"], rows),
+        table(["object", "area, m²", "mean score", "highest score", *kind], rows),
     ]
 
 
@@ -183,7 +235,7 @@ def _facts(report: Report) -> list[list[str]]:
         moved = f"{shift['row']:+.2f} rows, {shift['col']:+.2f} columns; {done}"
     return [
         *rows,
-        ["Bands", ", ".join(report["bands"])],
+        ["Bands", ", ".join(short_names(report["bands"]))],
         [
             "Grid",
             f"{grid['width']:,} x {grid['height']:,} pixels of {grid['pixel_m'][1]:.4g} x "

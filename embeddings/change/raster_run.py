@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,23 +21,29 @@ from embeddings import __version__
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.plain import plain
 from embeddings.atomic import check_space
+from embeddings.change.clicks import Clicks
 from embeddings.change.memory import peak_bytes
 from embeddings.change.objects import (
     Least,
     find_objects,
     lent_labels,
     objects_told,
+    with_kinds,
     write_objects,
 )
+from embeddings.change.output_lock import all_held
+from embeddings.change.raster_decided import Decided, clicks_of, decide
 from embeddings.change.raster_files import assembled, write_rasters
 from embeddings.change.raster_fit import PairFit, fit_pair
-from embeddings.change.raster_job import SMALLEST_OBJECT_PX, RasterChangeJob, Threshold
+from embeddings.change.raster_job import SMALLEST_OBJECT_PX, RasterChangeJob
+from embeddings.change.raster_kinds import Kinds, kinds_counted, learn_kinds, name_kinds
 from embeddings.change.raster_pair import PairWindow, ScenePair
-from embeddings.change.raster_scores import ScoreRaster, Totals, count, threshold_of
+from embeddings.change.raster_scores import ScoreRaster, Totals, count
 from embeddings.change.raster_staging import Staging
 from embeddings.change.thumbnails import Thumbnails
 from embeddings.dense import Tile
 from embeddings.errors import CancelledError
+from embeddings.probe.predict_raster import mapped
 from embeddings.report import Pace, Progress
 
 FORMAT = 1
@@ -47,8 +53,9 @@ WINDOW_BYTES = 32 * 2**20
 SIDES = (512, 384, 256)
 CACHE_BYTES = 192 * 2**20
 """What GDAL may keep of the files it reads; by itself it takes a twentieth of the memory."""
-PIXEL_BYTES = 20
-"""Of disk that a pixel takes at most: staged, put together, and written in two forms."""
+PIXEL_BYTES, PROBABILITY_BYTES, CLASS_BYTES, KIND_BYTES = 21, 19, 3, 2
+"""Of disk that a pixel takes at most. Scores and coverage: staged and put together (10), then the
+scores plain and as a COG with its overviews (11); more for what else is asked for, likewise."""
 THREADS = 2
 """Windows that are scored at once; each takes memory."""
 STOPPED = "Stopped. What was finished is kept: run the same command again to go on."
@@ -92,9 +99,10 @@ class RasterChange:
     job: RasterChangeJob
     pair: dict[str, Any]
     fit: PairFit
-    threshold: float
+    decided: Decided
     totals: Totals
     objects: dict[str, Any] | None
+    kinds: dict[str, Any] | None
     pictures: Thumbnails
     files: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -106,13 +114,22 @@ class RasterChange:
     peak_bytes: int | None
     elapsed_s: float = 0.0
 
+    @property
+    def threshold(self) -> float:
+        """The score from which on a pixel is change."""
+        return self.decided.threshold
+
 
 def change_raster(
     job: RasterChangeJob,
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    last: Callable[[RasterChange], None] = lambda _: None,
 ) -> RasterChange:
     """Compare two dates and write the maps. Files that are there are replaced by whole ones.
+
+    ``last`` writes ``job.reports``: it is called when the maps are there, before what was staged
+    is removed, so that a run killed there need not be made again.
 
     Raises InputError or one of its kinds for dates that cannot be compared, StoreError for what
     cannot be written, CancelledError when asked to stop: then the same job goes on later.
@@ -132,12 +149,15 @@ def change_raster(
             "marks": pair.marks,
             "rule": pair.rule(),
         }
-        with Staging.open(job.out, said) as staging:
+        clicks = clicks_of(job, pair.grid)
+        others = [path for path in job.outputs if path != job.out]  # that one holds the staging
+        with Staging.open(job.out, said) as staging, all_held(others):
             staging.sweep(job.outputs)
-            run = _Run(job, pair, staging, progress, cancelled)
-            made = run.run()
+            run = _Run(job, pair, staging, clicks, progress, cancelled)
+            made = replace(run.run(), elapsed_s=time.perf_counter() - started)
+            last(made)
             staging.discard()
-    return replace(made, elapsed_s=time.perf_counter() - started)
+    return made
 
 
 def _compared(job: RasterChangeJob) -> dict[str, Any]:
@@ -153,10 +173,11 @@ class _Run:
         job: RasterChangeJob,
         pair: ScenePair,
         staging: Staging,
+        clicks: Clicks | None,
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self.job, self.pair, self.staging = job, pair, staging
+        self.job, self.pair, self.staging, self.clicks = job, pair, staging, clicks
         self.progress, self.cancelled = progress, cancelled
         self.seconds = Seconds()
         self.tiles = tiles_of(pair)
@@ -166,7 +187,8 @@ class _Run:
     def run(self) -> RasterChange:
         """Score what is missing, then write everything. Raises StorageFullError before it."""
         if self.staging.fit() is None:
-            check_space(self.job.out, PIXEL_BYTES * self.pair.grid.height * self.pair.grid.width)
+            pixels = self.pair.grid.height * self.pair.grid.width
+            check_space(self.job.out, pixels * _pixel_bytes(self.job, self.clicks))
         fit = self._fitted()
         self._score(fit)
         folder = self.job.out.absolute().parent
@@ -222,7 +244,7 @@ class _Run:
     def _begun(self, tile: Tile, fit: PairFit, pool: Executor) -> _Waiting:
         """Read a window, which files allow one at a time, and let it be scored."""
         with self.seconds.spent("reading"):
-            window, inner = read_with_halo(self.pair, tile, fit.model.halo)
+            window, inner = self.pair.read_with_halo(tile, fit.model.halo)
         shown = self.pictures.of(tile, window.before[:, *inner], window.after[:, *inner])
         score = pool.submit(self._scored, window, fit)
         return _Waiting(tile, inner, window.coverage[inner], shown, score)
@@ -238,61 +260,117 @@ class _Run:
         return window.tile
 
     def _write(self, fit: PairFit, raster: ScoreRaster) -> RasterChange:
-        job, total = self.job, self.pair.grid.height * self.pair.grid.width
+        total = self.pair.grid.height * self.pair.grid.width
         self._check()
         self._tell(total - 1, "writing the maps")
         with self.seconds.spent("writing"):
             sample = raster.sample()
-            threshold = threshold_of(Threshold.parse(job.threshold), sample)
-            totals = count(raster, threshold, sample)
-            said = self._said(fit, threshold)
-        objects, files = None, []
-        if job.objects is not None:
-            self._tell(total - 1, "finding objects")
-            with self.seconds.spent("objects"):
-                objects = self._objects(raster, threshold, said, job.objects)
-            files.append(job.objects)
-        with self.seconds.spent("writing"):
-            files = [*write_rasters(raster, job, threshold, sample, said), *files]
-            self.pictures.gather(self.staging, self.tiles, raster, threshold)
+            decided = decide(self.job, self.clicks, raster, sample)
+        with self._with_kinds(fit, decided, raster) as (raster, kinds):
+            objects, files = self._files(raster, decided, kinds, sample, self._said(fit, decided))
+            with self.seconds.spent("writing"):
+                totals = count(raster, decided.threshold, sample)
+                counted = None if kinds is None else kinds_counted(kinds, raster)
         self._tell(total, "done")
         return RasterChange(
-            job,
+            self.job,
             self.pair.told(),
             fit,
-            threshold,
+            decided,
             totals,
             objects,
+            counted,
             self.pictures,
-            tuple(files),
-            (*self.pair.notes, *fit.notes),
+            files,
+            (*self.pair.notes, *fit.notes, *decided.notes, *(kinds.notes if kinds else ())),
             self.seconds.of,
             len(self.tiles),
             self.resumed,
             peak_bytes(),
         )
 
+    def _files(
+        self,
+        raster: ScoreRaster,
+        decided: Decided,
+        kinds: Kinds | None,
+        sample: Floats,
+        said: dict[str, Any],
+    ) -> tuple[dict[str, Any] | None, tuple[Path, ...]]:
+        """Write objects, then rasters; return what is known of objects, and all files."""
+        job, threshold, objects = self.job, decided.threshold, None
+        legend = None if kinds is None else kinds.legend
+        if job.objects is not None:
+            self._tell(self.pair.grid.height * self.pair.grid.width - 1, "finding objects")
+            with self.seconds.spent("objects"):
+                objects = self._objects(raster, threshold, said, kinds, job.objects)
+        with self.seconds.spent("writing"):
+            files = write_rasters(raster, job, threshold, sample, said, legend)
+            self.pictures.gather(self.staging, self.tiles, raster, threshold, legend)
+        return objects, (*files, *([] if job.objects is None else [job.objects]))
+
+    @contextmanager
+    def _with_kinds(
+        self, fit: PairFit, decided: Decided, raster: ScoreRaster
+    ) -> Iterator[tuple[ScoreRaster, Kinds | None]]:
+        """Lend the raster with kinds of change, and what told them, where clicks name any."""
+        clicks = decided.kinds
+        if clicks is None:
+            yield raster, None
+            return
+        many, total = len(self.tiles), self.pair.grid.height * self.pair.grid.width
+
+        def tell(done: int) -> None:
+            self._check()
+            self._tell(total - 1, f"naming kinds of change, window {done + 1:,} of {many:,}")
+
+        with mapped(self.job.out.absolute().parent, raster.score.shape, "uint8") as codes:
+            raster = replace(raster, kinds=codes)
+            with self.seconds.spent("kinds"):
+                kinds = learn_kinds(self.pair, fit.model, clicks, self.tiles, self._check)
+                name_kinds(
+                    self.pair, kinds, decided.threshold, raster, self.staging, self.tiles, tell
+                )
+            yield raster, kinds
+
     def _objects(
-        self, raster: ScoreRaster, threshold: float, said: dict[str, Any], path: Path
+        self,
+        raster: ScoreRaster,
+        threshold: float,
+        said: dict[str, Any],
+        kinds: Kinds | None,
+        path: Path,
     ) -> dict[str, Any]:
         grid = self.pair.grid
         asked = self.job.min_area_m2
         least = Least(SMALLEST_OBJECT_PX) if asked is None else Least(m2=asked)
         with lent_labels(path.parent, grid) as labels:
             found = find_objects(raster, threshold, least, labels)
-            dates = self.pair.refs[0].datetime, self.pair.refs[1].datetime
-            write_objects(path, found, grid, threshold, dates, said, self._check)
+            names: Sequence[str] = ()
+            if kinds is not None:
+                found, names = with_kinds(found, raster, kinds.legend), list(kinds.legend)[1:]
+            dates = self.pair.dates
+            write_objects(path, found, grid, threshold, dates, said, names, self._check)
             return objects_told(found, least)
 
-    def _said(self, fit: PairFit, threshold: float) -> dict[str, Any]:
+    def _said(self, fit: PairFit, decided: Decided) -> dict[str, Any]:
         """Say what the map was made of; no time of running, so that equal maps are equal."""
         return {
             "terrakin": __version__,
             **self.pair.told(),
             "settings": _compared(self.job),
             "registration": fit.to_json()["shift"] | {"applied": fit.applied},
-            "threshold": {"asked": self.job.threshold, "score": plain(threshold)},
+            "threshold": {"asked": decided.asked, "score": plain(decided.threshold)},
+            "clicks": None if self.job.clicks is None else self.job.clicks.name,
         }
+
+
+def _pixel_bytes(job: RasterChangeJob, clicks: Clicks | None) -> int:
+    """Return the bytes of disk that a pixel takes at most while all is written."""
+    found = PIXEL_BYTES
+    found += PROBABILITY_BYTES if job.probability else 0
+    found += CLASS_BYTES if job.classes is not None else 0
+    return found + (KIND_BYTES if clicks is not None and clicks.kinds else 0)
 
 
 def tiles_of(pair: ScenePair) -> list[Tile]:
@@ -300,15 +378,3 @@ def tiles_of(pair: ScenePair) -> list[Tile]:
     bands = len(pair.bands)
     side = next((s for s in SIDES if 8 * bands * s * s <= WINDOW_BYTES), SIDES[-1])
     return list(Tile(0, 0, pair.grid.height, pair.grid.width).split((side, side)))
-
-
-def read_with_halo(
-    pair: ScenePair, tile: Tile, halo: int
-) -> tuple[PairWindow, tuple[slice, slice]]:
-    """Read a window and what lies round it; return it, and where the window lies in that."""
-    top, left = max(0, tile.row - halo), max(0, tile.col - halo)
-    bottom = min(pair.grid.height, tile.row + tile.height + halo)
-    right = min(pair.grid.width, tile.col + tile.width + halo)
-    window = pair.read(top, left, bottom - top, right - left)
-    row, col = tile.row - top, tile.col - left
-    return window, (slice(row, row + tile.height), slice(col, col + tile.width))

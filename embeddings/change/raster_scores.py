@@ -23,6 +23,9 @@ MOST_SAMPLED = 2_000_000
 """Scores that thresholds and probabilities are fitted to."""
 BINS = 160
 
+UNCHANGED, CHANGED = 1, 2
+"""The codes of classes; 0 is what could not be compared. Kinds of change go on from CHANGED."""
+
 
 @dataclass(frozen=True)
 class ScoreRaster:
@@ -31,6 +34,13 @@ class ScoreRaster:
     score: Floats
     coverage: NDArray[np.uint8]
     grid: TargetGrid
+    kinds: NDArray[np.uint8] | None = None
+    """Codes of kinds of change ``(rows, cols)``, where these were asked for."""
+
+    def changed(self, rows: slice, threshold: float) -> NDArray[np.bool_]:
+        """Return what changed in a strip: it reaches the threshold, and no click says otherwise."""
+        over = np.asarray(self.score[rows]) >= threshold
+        return over if self.kinds is None else over & (self.kinds[rows] != UNCHANGED)
 
     def strips(self) -> Iterator[slice]:
         """Yield rows that are worked on at once."""
@@ -107,7 +117,7 @@ def count(raster: ScoreRaster, threshold: float, sample: Floats) -> Totals:
         size = np.broadcast_to(pixel_m2(areas, rows, raster.grid.width), score.shape)
         pixels += np.bincount(codes.ravel(), minlength=kinds)
         m2 += np.bincount(codes.ravel(), weights=size.ravel(), minlength=kinds)
-        where = score >= threshold
+        where = raster.changed(rows, threshold)
         changed += int(where.sum())
         changed_m2 += float(size[where].sum())
         there = score[np.isfinite(score)]

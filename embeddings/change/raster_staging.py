@@ -3,6 +3,8 @@
 FOLDER/.NAME.staging/run.json      what the run was asked for and of which files
 FOLDER/.NAME.staging/fit.json      the shift and the model, before any window is scored
 FOLDER/.NAME.staging/ROW_COL.npz   a finished window: scores, coverage, and a few pixels to show
+FOLDER/.NAME.staging/kinds.json    what told the kinds of change
+FOLDER/.NAME.staging/ROW_COL.npy   the kinds of a window's pixels of change
 
 Each file is written beside its place, fsynced and renamed, so a run killed anywhere leaves whole
 ones only, and the next run of the same inputs and settings goes on with them (decision 0001).
@@ -10,23 +12,22 @@ ones only, and the next run of the same inputs and settings goes on with them (d
 
 from __future__ import annotations
 
-import glob
 import json
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from embeddings.atomic import atomic_path, sweep, write_text, writing_to
+from embeddings.change.output_lock import cleared, held
 from embeddings.dense import Tile
-from embeddings.errors import StoreLockedError
+from embeddings.probe.predict_raster import sidecars
 
-_RUN, _FIT, _LOCK = "run.json", "fit.json", ".lock"
+_RUN, _FIT, _KINDS = "run.json", "fit.json", "kinds.json"
 
 
 class Staging:
@@ -42,41 +43,29 @@ class Staging:
 
         Raises StoreLockedError if another process writes to the same output.
         """
-        folder = out.with_name(f".{out.name}.staging")
-        with writing_to(folder):
-            folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreLockedError(
-                f"Another process is making '{out.name}'. Wait for it, or write to another file."
-            ) from None
-        staging = cls(folder)
-        try:
+        with held(out) as folder:
+            staging = cls(folder)
             staging._begin(json.dumps(run, sort_keys=True))
             yield staging
-        finally:
-            lock.release()
-            if not any(folder.glob("*.npz")):
-                staging.discard()
 
     def _begin(self, run: str) -> None:
         sweep(self._folder)
         file = self._folder / _RUN
         if not file.exists() or file.read_text(encoding="utf-8") != run:
-            with writing_to(self._folder):
-                for left in self._folder.iterdir():
-                    if left.name != _LOCK:
-                        left.unlink()
+            cleared(self._folder)
             write_text(file, run)
 
     def sweep(self, outputs: Sequence[Path]) -> None:
-        """Remove what a killed run left beside the outputs: files that never got their name."""
-        for path in outputs:
+        """Remove what a killed run left beside the outputs: files that never got their name.
+
+        The outputs are held, so nobody else is writing what is removed.
+        """
+        for path in (each for out in outputs for each in _with_sidecars(out)):
+            names = _temporary(path)
             with writing_to(path):
-                for left in path.absolute().parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
-                    left.unlink(missing_ok=True)
+                for left in path.absolute().parent.glob(".*.tmp*"):
+                    if names.fullmatch(left.name):
+                        left.unlink(missing_ok=True)
 
     def fit(self) -> dict[str, Any] | None:
         """Return the fit of an earlier run, if there is one."""
@@ -104,9 +93,44 @@ class Staging:
         with np.load(self._file(tile)) as found:
             return dict(found)
 
+    def begin_kinds(self, mark: str) -> None:
+        """Keep the kinds of an earlier run if the same ``mark`` told them, else none."""
+        file = self._folder / _KINDS
+        if file.exists() and file.read_text(encoding="utf-8") == mark:
+            return
+        with writing_to(self._folder):
+            for left in self._folder.glob("*.npy"):
+                left.unlink()
+        write_text(file, mark)
+
+    def kinds(self, tile: Tile) -> NDArray[np.uint8] | None:
+        """Return the kinds of a window's pixels of change, if they are known."""
+        file = self._file(tile).with_suffix(".npy")
+        return np.asarray(np.load(file)) if file.exists() else None
+
+    def keep_kinds(self, tile: Tile, codes: NDArray[np.uint8]) -> None:
+        """Keep them."""
+        with atomic_path(self._file(tile).with_suffix(".npy")) as temporary:
+            np.save(temporary, codes, allow_pickle=False)
+
     def discard(self) -> None:
         """Remove all of it, when the outputs are whole."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        cleared(self._folder)
 
     def _file(self, tile: Tile) -> Path:
         return self._folder / f"{tile.row}_{tile.col}.npz"
+
+
+def _with_sidecars(out: Path) -> tuple[Path, ...]:
+    return (out, *sidecars(out)) if out.suffix.lower() in (".tif", ".tiff") else (out,)
+
+
+def _temporary(path: Path) -> re.Pattern[str]:
+    """Return what the names of files are like that would have become ``path``, and of no others.
+
+    As `atomic_path` makes them, once or twice over, and GDAL and SQLite beside these.
+    """
+    mark = r"\.\d+\.tmp"
+    stem, suffix = re.escape(f".{path.stem}"), re.escape(path.suffix)
+    beside = r"(\.aux\.xml|-journal|-wal|-shm)?"
+    return re.compile(rf"({stem}|\.{stem}{mark}){mark}({suffix}|\.plain\.tif){beside}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from embeddings.change.raster_files import kinds_sheet
 from embeddings.change.raster_scores import ScoreRaster
 from embeddings.change.raster_staging import Staging
 from embeddings.dense import Tile
 from embeddings.encoders.base import BandWant
 from embeddings.errors import BandError
+from embeddings.probe.predict_style import Colour
 from embeddings.sources.band_names import find
 from embeddings.sources.grids import TargetGrid
 
@@ -29,6 +32,9 @@ SIDE = 640
 """Pixels of the longer side at most."""
 NOTHING = np.array([226, 228, 230], np.uint8)
 """The colour of what could not be compared."""
+UNKNOWN_SHOWN: Colour = (25, 25, 25)
+"""The colour of change of no known kind over a grey picture, where grey would not show."""
+_CHANGED = (215.0, 30.0, 39.0)
 _WEAK, _STRONG = np.array([247.0, 244.0, 238.0]), np.array([165.0, 0.0, 38.0])
 
 
@@ -47,6 +53,7 @@ class Thumbnails:
         self._after = self._before.copy()
         self._score = np.full(self.shape, np.nan, np.float32)
         self._changed = np.zeros(self.shape, np.float32)
+        self._colour = np.full((*self.shape, 3), _CHANGED, np.float32)
 
     def of(self, tile: Tile, before: Floats, after: Floats) -> dict[str, Floats]:
         """Return what is kept of a window ``(bands, h, w)`` of each date."""
@@ -54,7 +61,12 @@ class Thumbnails:
         return {"before": before[np.ix_(*at)], "after": after[np.ix_(*at)]}
 
     def gather(
-        self, staging: Staging, tiles: list[Tile], raster: ScoreRaster, threshold: float
+        self,
+        staging: Staging,
+        tiles: list[Tile],
+        raster: ScoreRaster,
+        threshold: float,
+        legend: Mapping[str, int] | None = None,
     ) -> None:
         """Put the pictures together from finished windows."""
         for tile in tiles:
@@ -66,14 +78,29 @@ class Thumbnails:
             for whole, name in ((self._before, "before"), (self._after, "after")):
                 whole[:, rows[:, None], cols] = kept[name]
         for row in range(self.shape[0]):
-            strip = np.asarray(raster.score[row * self.step : (row + 1) * self.step])
-            blocks = np.full((len(strip), self.shape[1] * self.step), np.nan, np.float32)
-            blocks[:, : strip.shape[1]] = strip[:, : blocks.shape[1]]
-            cells = blocks.reshape(len(strip), self.shape[1], self.step)
+            rows = slice(row * self.step, (row + 1) * self.step)
+            cells = self._cells(np.asarray(raster.score[rows]), np.float32(np.nan))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # a block without data has no mean
                 self._score[row] = np.nanmean(cells, axis=(0, 2))
-            self._changed[row] = (cells >= threshold).mean(axis=(0, 2))
+            changed = raster.changed(rows, threshold)
+            self._changed[row] = self._cells(changed, False).mean(axis=(0, 2))
+            if raster.kinds is not None and legend is not None:
+                codes = self._cells(np.where(changed, raster.kinds[rows], 0), np.uint8(0))
+                self._keep_kinds(row, codes, legend)
+
+    def _cells(self, strip: NDArray[Any], empty: Any) -> NDArray[Any]:
+        """Return rows ``(r, w)`` as ``(r, cells, step)``; what lies beyond the edge is empty."""
+        blocks = np.full((len(strip), self.shape[1] * self.step), empty)
+        blocks[:, : strip.shape[1]] = strip[:, : blocks.shape[1]]
+        return blocks.reshape(len(strip), self.shape[1], self.step)
+
+    def _keep_kinds(self, row: int, codes: Bytes, legend: Mapping[str, int]) -> None:
+        """Keep the colour of the commonest kind of each cell of a row."""
+        sheet = kinds_sheet(legend)
+        counts = np.stack([(codes == code).sum(axis=(0, 2)) for code in sheet.codes[1:]])
+        palette = np.array([*sheet.palette[1:-1], UNKNOWN_SHOWN], np.float32)
+        self._colour[row] = palette[counts.argmax(axis=0)]
 
     def pictures(self, threshold: float) -> dict[str, str]:
         """Return PNG images as data URIs, by what they show."""
@@ -109,7 +136,7 @@ class Thumbnails:
         """Draw what changed over a pale grey picture of the second date."""
         grey = 120 + scene.mean(axis=2, keepdims=True) * 0.5
         share = np.clip(self._changed * 3, 0, 1)[..., None]
-        made = grey * (1 - share) + np.array([215.0, 30.0, 39.0]) * share
+        made = grey * (1 - share) + self._colour * share
         made[np.isnan(self._score)] = NOTHING
         return np.asarray(made, np.uint8)
 

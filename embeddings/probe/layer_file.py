@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,31 +46,37 @@ def write_layer(
     table: pa.Table,
     provenance: Mapping[str, Any],
     more: Mapping[str, pa.Table] | None = None,
-    finish: Callable[[Path], None] = lambda _: None,
+    qml: str | None = None,
+    *,
+    multi: bool = False,
 ) -> None:
     """Write a table with ``geometry`` (WKB, degrees) and its provenance to a new file.
 
-    ``more`` are tables without geometry, by name; ``finish`` may add to the file before it gets
-    its name. Raises InputError or StoreError.
+    ``more`` are tables without geometry, by name; ``qml`` is a style of the layer. ``multi``:
+    polygons of one part and of several are all written as MultiPolygon, for tools that want one
+    type of geometry. Equal content has equal bytes. Raises InputError or StoreError.
     """
     check_layer_path(path)
     content = io.BytesIO()
-    _add(content, layer, table, json.dumps(provenance, sort_keys=True))
+    _add(content, layer, table, json.dumps(provenance, sort_keys=True), multi=multi)
     with atomic_path(path, IF_FULL) as temporary:
         # GDAL does not say why it cannot write a file, so it writes into memory and we the file.
         temporary.write_bytes(content.getvalue())
         for name, each in (more or {}).items():
             _add(temporary, name, each, None)
-        finish(temporary)
+        finish_layer(temporary, layer, qml)
         # Another run may have written there meanwhile.
         _check_new(path)
 
 
-def _add(target: Any, layer: str, table: pa.Table, said: str | None) -> None:
+def _add(
+    target: Any, layer: str, table: pa.Table, said: str | None, *, multi: bool = False
+) -> None:
     import pyogrio.raw  # late: it takes a third of the server's start
 
     fields = {name: table[name] for name in table.column_names if name != "geometry"}
     shapes = table["geometry"].to_numpy() if "geometry" in table.column_names else None
+    kind = "MultiPolygon" if multi else "Unknown"
     pyogrio.raw.write(
         target,
         geometry=shapes,
@@ -79,7 +85,8 @@ def _add(target: Any, layer: str, table: pa.Table, said: str | None) -> None:
         fields=list(fields),
         driver="GPKG",
         layer=layer,
-        geometry_type=None if shapes is None else "Unknown",
+        geometry_type=None if shapes is None else kind,
+        promote_to_multi=multi,
         crs=None if shapes is None else "EPSG:4326",
         append=shapes is None,
         layer_metadata=None if said is None else {"terrakin": said},
@@ -105,28 +112,25 @@ def _mask(column: pa.ChunkedArray) -> Any:
     return column.is_null().to_numpy()
 
 
-def add_style(
-    database: sqlite3.Connection, layer: str, qml: str, changed: str | None = None
-) -> None:
-    """Put a layer's style where QGIS looks for it in a GeoPackage; ``changed`` None is now."""
-    now = "strftime('%Y-%m-%dT%H:%M:%fZ','now')"
+def _add_style(database: sqlite3.Connection, layer: str, qml: str) -> None:
+    """Put a layer's style where QGIS looks for it in a GeoPackage."""
     database.execute(
         "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
         "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
         "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
         "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-        f"update_time DATETIME DEFAULT ({now}))"
+        "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
     )
     database.execute(
         "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
         "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner, "
-        f"update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, 'Terrakin', '', coalesce(?, {now}))",
-        (layer, layer, qml, changed),
+        "update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, 'Terrakin', '', ?)",
+        (layer, layer, qml, NO_CLOCK),
     )
     database.execute(
         "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change) "
-        f"VALUES ('layer_styles', 'attributes', 'layer_styles', '', coalesce(?, {now}))",
-        (changed,),
+        "VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?)",
+        (NO_CLOCK,),
     )
 
 
@@ -134,7 +138,7 @@ def finish_layer(file: Path, layer: str, qml: str | None) -> None:
     """Put a layer's style into the file, and the clock and the count of changes out of it."""
     with closing(sqlite3.connect(file)) as database, database:
         if qml is not None:
-            add_style(database, layer, qml, NO_CLOCK)
+            _add_style(database, layer, qml)
         database.execute("UPDATE gpkg_contents SET last_change = ?", (NO_CLOCK,))
         database.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (NO_CLOCK,))
     with file.open("r+b") as raw:

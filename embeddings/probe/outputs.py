@@ -21,8 +21,13 @@ def check_file(file: Path) -> None:
     with writing_to(file, IF_FULL):
         if file.is_dir() or not folder.is_dir():
             raise InputError(f"'{file}' cannot be written: name a file in a folder that exists.")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except FileNotFoundError:  # as under /proc, which only looks like a folder
+            raise InputError(
+                f"'{file}' cannot be written: name a file in a folder that takes new files."
+            ) from None
 
 
 def check_spared(written: Iterable[Path], read: Iterable[Path | None], store: Path) -> None:

@@ -11,6 +11,9 @@ Colour = tuple[int, int, int]
 
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
+FAINT = 90
+"""Of 255: how much colours cover that a map below should show through."""
+_FAR = 1e300
 UNKNOWN_COLOUR: Colour = (158, 158, 158)
 ORIGIN = "terrakin"
 """Stands in the styles beside a raster, to tell them from those a user has saved over them."""
@@ -73,24 +76,33 @@ def category_qml(column: str, names: Sequence[str], palette: Sequence[Colour]) -
     return _document(qgis)
 
 
-def range_qml(column: str, low: float, high: float) -> str:
-    """Return a QGIS style of polygons with colours for equal steps of a number."""
+def range_qml(column: str, low: float, high: float, palette: Sequence[Colour] = _VIRIDIS) -> str:
+    """Return a QGIS style of polygons with colours for equal steps of a number.
+
+    What lies below or above them has the colour of the first or the last: QGIS leaves out what
+    is in no range.
+    """
     qgis, renderer = _renderer("graduatedSymbol", column)
     renderer.set("graduatedMethod", "GraduatedColor")
     ranges = Xml.SubElement(renderer, "ranges")
-    step = (high - low) / len(_VIRIDIS)
-    for number in range(len(_VIRIDIS)):
+    step = (high - low) / len(palette)
+    for number in range(len(palette)):
         first, last = low + number * step, low + (number + 1) * step
+        label = f"{first:.4g} to {last:.4g}"
+        if number == 0:
+            first, label = -_FAR, f"up to {last:.4g}"
+        elif number == len(palette) - 1:
+            last, label = _FAR, f"{first:.4g} or more"
         Xml.SubElement(
             ranges,
             "range",
             lower=repr(first),
             upper=repr(last),
-            label=f"{first:.4g} to {last:.4g}",
+            label=label,
             symbol=str(number),
             render="true",
         )
-    _symbols(renderer, _VIRIDIS)
+    _symbols(renderer, palette)
     return _document(qgis)
 
 
@@ -115,10 +127,16 @@ def category_pam(codes: Sequence[int], names: Sequence[str], palette: Sequence[C
     return _document(dataset)
 
 
-def paletted_qml(codes: Sequence[int], names: Sequence[str], palette: Sequence[Colour]) -> str:
+def paletted_qml(
+    codes: Sequence[int],
+    names: Sequence[str],
+    palette: Sequence[Colour],
+    faint: Sequence[int] = (),
+) -> str:
     """Return a QGIS style of band 1 that lists the codes in use, and no others.
 
-    Without it QGIS lists all that the colour table has room for.
+    Without it QGIS lists all that the colour table has room for. A map below shows through codes
+    that are ``faint``.
     """
     qgis = Xml.Element("qgis", version="3.22.0", styleCategories="Symbology", origin=ORIGIN)
     pipe = Xml.SubElement(qgis, "pipe")
@@ -133,7 +151,7 @@ def paletted_qml(codes: Sequence[int], names: Sequence[str], palette: Sequence[C
             value=str(code),
             label=name,
             color="#{:02x}{:02x}{:02x}".format(*colour),
-            alpha="255",
+            alpha=str(FAINT if code in faint else 255),
         )
     return _document(qgis)
 

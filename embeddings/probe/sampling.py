@@ -7,8 +7,6 @@ as wrong, for there the map names nothing.
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from embeddings import __version__
 from embeddings.analysis.area_accuracy import FEWEST_A_STRATUM, allocate, sample_size
 from embeddings.errors import InputError
-from embeddings.probe.layer_file import add_style, write_layer
+from embeddings.probe.layer_file import write_layer
 from embeddings.probe.lottery import check_seed
 from embeddings.probe.map_units import MapUnits, open_map
 
@@ -125,7 +123,8 @@ def draw_sample(path: Path, options: SampleOptions) -> MapSample:
 
 def write_sample(sample: MapSample, path: Path) -> None:
     """Write layer ``sample`` and table ``strata``; QGIS hides the map's class from the labeller."""
-    write_layer(path, LAYER, sample.places, sample.provenance, {STRATA: sample.strata}, _hide)
+    more = {STRATA: sample.strata}
+    write_layer(path, LAYER, sample.places, sample.provenance, more, _hiding())
 
 
 def _planned(
@@ -166,8 +165,8 @@ def _notes(gone: NDArray[Any], drawn: int, options: SampleOptions) -> tuple[str,
     return tuple(notes)
 
 
-def _hide(path: Path) -> None:
-    """Add a QGIS style that hides what the map says, so that the labeller judges by himself."""
+def _hiding() -> str:
+    """Return a QGIS style that hides what the map says, so that the labeller judges by himself."""
     qgis = Xml.Element("qgis", version="3.22.0", styleCategories="Fields|Forms|AttributeTable")
     fields = Xml.SubElement(qgis, "fieldConfiguration")
     field = Xml.SubElement(fields, "field", name="map_class")
@@ -177,5 +176,4 @@ def _hide(path: Path) -> None:
     for name in ("id", "unit", "map_class", "lon", "lat", REFERENCE):
         hidden = str(int(name == "map_class"))
         Xml.SubElement(table, "column", type="field", name=name, hidden=hidden, width="-1")
-    with closing(sqlite3.connect(path)) as database, database:
-        add_style(database, LAYER, Xml.tostring(qgis, encoding="unicode"))
+    return Xml.tostring(qgis, encoding="unicode")

@@ -9,6 +9,8 @@ from qgis.core import (
     QgsMapLayer,
     QgsProcessing,
     QgsProcessingParameterExtent,
+    QgsProcessingParameterFeatureSource,
+    QgsProcessingParameterField,
     QgsProcessingParameterFileDestination,
     QgsProcessingParameterNumber,
     QgsProcessingParameterString,
@@ -18,14 +20,15 @@ from qgis.core import (
 from ..core.errors import RequestError
 from ..core.geometry import wgs84
 from .dressing import dress_when_loaded
-from .probe_base import EXTENT, ProbeAlgorithm
+from .job_base import EXTENT, JobAlgorithm
 
 THRESHOLD, MIN_AREA, OBJECTS, REPORT = "THRESHOLD", "MIN_AREA", "OBJECTS", "REPORT"
+CLICKS, FIELD = "CLICKS", "FIELD"
 RASTERS, LAYERS = (".tif", ".tiff"), (".gpkg", ".parquet")
 
 
-class ChangeAlgorithm(ProbeAlgorithm):
-    """An algorithm that runs a process of change, as those of probes run theirs."""
+class ChangeAlgorithm(JobAlgorithm):
+    """An algorithm that runs a process of change."""
 
     def group(self) -> str:
         return self.tr("Change")
@@ -33,14 +36,20 @@ class ChangeAlgorithm(ProbeAlgorithm):
     def groupId(self) -> str:
         return "change"
 
-    def add_threshold_parameters(self, threshold: str, least: str) -> None:
-        """Add THRESHOLD with its default, and MIN_AREA with its title."""
-        self.addParameter(
-            QgsProcessingParameterString(
-                THRESHOLD,
-                self.tr("Where change begins (otsu, fdr=RATE or a score)"),
-                threshold,
+    def add_threshold_parameters(self, threshold: str | None, least: str) -> None:
+        """Add THRESHOLD with its default, and MIN_AREA with its title.
+
+        Without a default it may be empty: then the clicks tell, or fdr=0.1.
+        """
+        title = (
+            self.tr("Where change begins (otsu, fdr=RATE or a score)")
+            if threshold is not None
+            else self.tr(
+                "Where change begins (otsu, fdr=RATE, a score, clicks; empty: clicks, else fdr=0.1)"
             )
+        )
+        self.addParameter(
+            QgsProcessingParameterString(THRESHOLD, title, threshold, False, threshold is None)
         )
         self.addParameter(
             QgsProcessingParameterNumber(
@@ -52,6 +61,28 @@ class ChangeAlgorithm(ProbeAlgorithm):
                 0.0,
             )
         )
+
+    def add_click_parameters(self, title: str) -> None:
+        """Add CLICKS with its title, and FIELD of it."""
+        self.addParameter(
+            QgsProcessingParameterFeatureSource(
+                CLICKS, title, [QgsProcessing.SourceType.TypeVectorAnyGeometry], optional=True
+            )
+        )
+        self.addParameter(
+            QgsProcessingParameterField(
+                FIELD,
+                self.tr("Field that says yes or no, or the kind of change"),
+                None,
+                CLICKS,
+                optional=True,
+            )
+        )
+
+    def clicks(self) -> dict[str, str | None]:
+        """Return CLICKS and FIELD as processes take them. Raises PluginError."""
+        field = self.text(FIELD)
+        return {"clicks": self.features(CLICKS, [field]), "field": field}
 
     def add_extent_parameter(self) -> None:
         """Add EXTENT, which says where."""

@@ -34,6 +34,7 @@ from .server_access import COLLECTION, choose_collection, server_parameters
 FROM, TO, TOLERANCE, ALL_DATES = "FROM", "TO", "TOLERANCE", "ALL_DATES"
 WITH_COLLECTION, METRIC, HISTORY = "WITH_COLLECTION", "METRIC", "HISTORY"
 FALSE_ALARMS, PROBE = "FALSE_ALARMS", "PROBE"
+DENSE, WITH = "DENSE", "WITH"
 RASTER, FOOTPRINTS = "RASTER", "FOOTPRINTS"
 COMPARED, CHANGED, HECTARES, NOTES = "COMPARED", "CHANGED", "CHANGED_HECTARES", "NOTES"
 METRICS = ("euclidean", "cosine")
@@ -50,7 +51,8 @@ class ChangeCollection(ChangeAlgorithm):
         "of unchanged places exceed 1.645, 1 % exceed 2.326.\n\n"
         "Without dates the first and the last are compared. With all dates the map says since "
         "when each place is another. The raster has a pixel a chip; the footprints have a polygon "
-        "a chip with all measures. Where there was no data at a date is said, and is never 'no "
+        "a chip with all measures. Of stored dense vectors there is a raster alone, with a pixel a "
+        "cell. Where there was no data at a date is said, and is never 'no "
         "change'."
     )
 
@@ -114,6 +116,8 @@ class ChangeCollection(ChangeAlgorithm):
             "to": self.text(TO),
             "tolerance_days": self.number(TOLERANCE),
             "with_collection": self.text(WITH_COLLECTION),
+            "dense": self.text(DENSE),
+            "with": _names(self.text(WITH)),
             "all_dates": self.flag(ALL_DATES),
             "metric": self.choice(METRIC, METRICS),
             "threshold": self.text(THRESHOLD),
@@ -157,6 +161,20 @@ class ChangeCollection(ChangeAlgorithm):
             )
         )
         self.advanced(
+            QgsProcessingParameterString(
+                DENSE,
+                self.tr("Stored dense vectors: their stride (2, 40m), or any (empty: chips)"),
+                optional=True,
+            )
+        )
+        self.advanced(
+            QgsProcessingParameterString(
+                WITH,
+                self.tr("Of dense vectors: collections of other chip sizes (A, B)"),
+                optional=True,
+            )
+        )
+        self.advanced(
             QgsProcessingParameterEnum(
                 METRIC, self.tr("Difference of vectors"), list(METRICS), False, 0
             )
@@ -186,3 +204,8 @@ class ChangeCollection(ChangeAlgorithm):
             )
         )
         self.add_extent_parameter()
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Return names parted by commas; None without any."""
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None

@@ -22,7 +22,7 @@ from qgis.core import (
 
 from ..core.errors import PluginError, RequestError
 from .change_base import MIN_AREA, OBJECTS, RASTERS, REPORT, THRESHOLD, ChangeAlgorithm, days
-from .probe_base import path_of
+from .job_base import path_of
 from .server_access import server_parameters
 
 BEFORE, AFTER, BEFORE_DATE, AFTER_DATE = "BEFORE", "AFTER", "BEFORE_DATE", "AFTER_DATE"
@@ -46,21 +46,30 @@ class ChangeRaster(ChangeAlgorithm):
         "undone. Bands pair by their names.\n\n"
         "What is masked or without data at either date has no score; the raster "
         "NAME_coverage.tif, beside the score, says why (output COVERAGE). Change begins at "
-        "fdr=RATE (that share of what is called change may be false alarm), otsu, or a score."
+        "fdr=RATE (that share of what is called change may be false alarm), otsu, or a score.\n\n"
+        "Points or polygons whose field says yes and no, or 1 and 0, choose the threshold "
+        "themselves; the report says how far it errs on those left out. A field that names kinds "
+        "of change (built, felled, no change) gives each change its kind."
     )
 
     def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         self._add_date_parameters()
         for parameter in server_parameters(collection=False):
             self.addParameter(parameter)
-        self.add_threshold_parameters("fdr=0.1", self.tr("Smallest object, m² (empty: 4 pixels)"))
+        self.add_threshold_parameters(None, self.tr("Smallest object, m² (empty: 4 pixels)"))
+        self.add_click_parameters(
+            self.tr("Places that changed and places that did not, or kinds of change")
+        )
         self._add_reading_parameters()
         self.addParameter(
             QgsProcessingParameterRasterDestination(SCORE, self.tr("Score of change"))
         )
         self.addParameter(
             QgsProcessingParameterRasterDestination(
-                CLASSES, self.tr("Change and no change"), optional=True, createByDefault=False
+                CLASSES,
+                self.tr("Change and no change, or kinds of change"),
+                optional=True,
+                createByDefault=False,
             )
         )
         self.add_common_outputs()
@@ -100,6 +109,7 @@ class ChangeRaster(ChangeAlgorithm):
                 "report": reports,
                 "probability": self.flag(PROBABILITY),
                 "threshold": self.text(THRESHOLD),
+                **self.clicks(),
                 "min_area_m2": self.number(MIN_AREA),
                 "before_date": self.text(BEFORE_DATE),
                 "after_date": self.text(AFTER_DATE),
@@ -116,7 +126,9 @@ class ChangeRaster(ChangeAlgorithm):
         found = done["change"]
         when = days([found[side]["datetime"] for side in ("before", "after")])
         self.dress(self.tr("Change") + when, score)
-        self.dress(self.tr("Changed or not") + when, classes)
+        kinds = found["kinds"] is not None
+        title = self.tr("Kinds of change") if kinds else self.tr("Changed or not")
+        self.dress(title + when, classes)
         self.dress(self.tr("Objects that changed") + when, objects)
         written = {SCORE: score, CLASSES: classes, OBJECTS: objects}
         outputs: dict[str, Any] = {name: path for name, path in written.items() if path}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from qgis.core import (
@@ -24,7 +25,8 @@ from qgis.core import (
 )
 
 from ..core.errors import PluginError
-from .probe_base import MODEL_FILTER, ProbeAlgorithm, path_of
+from .job_base import path_of
+from .probe_base import MODEL_FILTER, ProbeAlgorithm
 from .server_access import COLLECTION, choose_collection, server_parameters
 
 INPUT, FIELD, RASTER, BAND = "INPUT", "FIELD", "RASTER", "BAND"
@@ -122,9 +124,8 @@ class FitProbe(ProbeAlgorithm):
                 "labels": labels,
                 "field": field,
                 "date_field": date_field,
-                "out": self.parameterAsFileOutput(self._parameters, MODEL, self._context),
-                "report": self.parameterAsFileOutput(self._parameters, REPORT, self._context)
-                or None,
+                "out": self._destination(MODEL),
+                "report": self._destination(REPORT),
                 "task": self.choice(TASK, list(TASKS.values())),
                 "separator": self.text(SEPARATOR),
                 "merge_classes": self.choice(NAMES, list(SPELLINGS.values())),
@@ -140,6 +141,11 @@ class FitProbe(ProbeAlgorithm):
             },
         )
         return self._outputs(done)
+
+    def _destination(self, name: str) -> str | None:
+        """Return the whole path of a file to write; None if none is wanted."""
+        path = self.parameterAsFileOutput(self._parameters, name, self._context)
+        return str(Path(path).absolute()) if path else None
 
     def _outputs(self, done: dict[str, Any]) -> dict[str, Any]:
         validation = done["probe"]["validation"]

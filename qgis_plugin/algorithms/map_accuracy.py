@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from qgis.core import (
@@ -20,7 +21,8 @@ from qgis.core import (
 )
 
 from ..core.errors import PluginError, RequestError
-from .probe_base import ProbeAlgorithm, path_of
+from .job_base import path_of
+from .probe_base import ProbeAlgorithm
 from .server_access import server_parameters
 
 SAMPLE, FIELD, CONFIDENCE, MERGE = "SAMPLE", "FIELD", "CONFIDENCE", "MERGE"
@@ -51,7 +53,7 @@ class MapAccuracy(ProbeAlgorithm):
             self.addParameter(parameter)
         self.addParameter(
             QgsProcessingParameterField(
-                FIELD, self.tr("Field with the true classes"), "reference", SAMPLE
+                FIELD, self.tr("Field with the true classes"), "reference", SAMPLE, optional=True
             )
         )
         self.advanced(
@@ -95,6 +97,11 @@ class MapAccuracy(ProbeAlgorithm):
                 raise RequestError(
                     f"The layer '{layer.name()}' has edits that are not saved. Save them first."
                 )
+            if layer.subsetString():
+                raise RequestError(
+                    f"The layer '{layer.name()}' shows a part of its places only. Remove its "
+                    "filter: an accuracy needs the whole sample."
+                )
             self._sample = path_of(layer)
         except PluginError as error:
             raise QgsProcessingException(str(error)) from error
@@ -106,7 +113,7 @@ class MapAccuracy(ProbeAlgorithm):
             "probe-accuracy",
             {
                 "sample": self._sample,
-                "out": report or None,
+                "out": str(Path(report).absolute()) if report else None,
                 "field": self.text(FIELD),
                 "confidence": self.number(CONFIDENCE),
                 "merge_classes": self.flag(MERGE),

@@ -9,6 +9,9 @@ from typing import Any, Callable
 from qgis.core import (
     QgsMapLayer,
     QgsProcessing,
+    QgsProcessingContext,
+    QgsProcessingFeatureSourceDefinition,
+    QgsProcessingFeedback,
     QgsProcessingOutputNumber,
     QgsProcessingOutputString,
     QgsProcessingParameterBoolean,
@@ -16,12 +19,13 @@ from qgis.core import (
     QgsProcessingParameterRasterDestination,
     QgsProcessingParameterString,
     QgsProcessingParameterVectorDestination,
+    QgsProviderRegistry,
 )
 
 from ..core.errors import RequestError
 from ..core.layers import describe_map
 from .dressing import dress_when_loaded
-from .probe_base import MODEL_FILTER, ProbeAlgorithm
+from .probe_base import MASK, MODEL_FILTER, ProbeAlgorithm
 from .server_access import COLLECTION, choose_collection, server_parameters
 
 MODEL, DATETIME, PER_CLASS, MEASURES = "MODEL", "DATETIME", "PER_CLASS", "MEASURES"
@@ -90,6 +94,23 @@ class PredictProbe(ProbeAlgorithm):
         self.addOutput(QgsProcessingOutputNumber(NO_DATA, self.tr("Chips without data")))
         self.addOutput(QgsProcessingOutputString(CLASSES, self.tr("Chips by class (JSON)")))
 
+    def prepareAlgorithm(
+        self,
+        parameters: dict[str, Any],
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,  # noqa: ARG002
+    ) -> bool:
+        # The server sees the features of the mask, never its file.
+        given = parameters.get(MASK)
+        if isinstance(given, QgsProcessingFeatureSourceDefinition):
+            given = given.source.staticValue()
+        mask = self.parameterAsVectorLayer({**parameters, MASK: given}, MASK, context)
+        self._mask_file = None
+        if mask is not None and mask.providerType() == "ogr":
+            parts = QgsProviderRegistry.instance().decodeUri("ogr", mask.source())
+            self._mask_file = Path(parts.get("path") or "").resolve()
+        return True
+
     def work(self) -> dict[str, Any]:
         paths = {name: self._path(name) for name in SUFFIXES}
         wanted = {name: path for name, path in paths.items() if path}
@@ -130,6 +151,11 @@ class PredictProbe(ProbeAlgorithm):
         if path and Path(path).suffix.lower() not in allowed:
             raise RequestError(
                 f"{name} is '{path}'. It must end in {' or '.join(allowed)}: name such a file."
+            )
+        if path and Path(path).resolve() == self._mask_file:
+            raise RequestError(
+                f"{name} is '{path}', the file of the polygons themselves, which would be "
+                "replaced. Name another file."
             )
         return str(Path(path).absolute()) if path else ""
 

@@ -20,7 +20,8 @@ from qgis.core import (
 
 from ..core.errors import PluginError
 from .dressing import dress_when_loaded
-from .probe_base import ProbeAlgorithm, path_of
+from .job_base import path_of
+from .probe_base import ProbeAlgorithm
 from .server_access import server_parameters
 
 MAP, TOTAL, STANDARD_ERROR, MINIMUM = "MAP", "TOTAL", "STANDARD_ERROR", "MINIMUM"

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import change_collections
+import change_dense
 import change_quality
 import embed_speed
 import filter_speed
@@ -68,6 +69,7 @@ BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
     "queue": partial(queue_quality.run, DATA),
     "change": partial(change_quality.run, DATA),
     "change_collections": partial(change_collections.run, DATA),
+    "change_dense": partial(change_dense.run, DATA),
     "probe_speed": probe_speed.run,
     "location_probes": partial(location_quality.run, DATA),
 }

@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 from click.testing import CliRunner
 from pydantic import SecretStr
+from pyproj import Transformer
 
 from embed_server.cli import terrakin as command
 from embed_server.client import Client, JobDismissedError, RemoteError
@@ -20,12 +23,14 @@ from embed_server.job import JobContext
 from embed_server.processes import find_process
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
 from embeddings.change.collection_job import CollectionChangeJob
+from embeddings.change.output_lock import held
 from embeddings.change.pairs import LOCATION_ONLY
 from embeddings.change.raster_job import RasterChangeJob
 from embeddings.errors import CancelledError
+from embeddings.pipeline import RasterJob, embed_raster
 from tests.embed_server.conftest import TOKEN, Running
 from tests.embeddings.change_data import make_years
-from tests.embeddings.change_scenes import write_date
+from tests.embeddings.change_scenes import CRS, LEFT, TOP, write_date
 
 CHANGED = {30: 2018, 200: 2018, 201: 2018}
 DATES = {"before_date": "2016-05-01", "after_date": "2017-05-01"}
@@ -120,6 +125,89 @@ def test_a_raster_as_a_job_is_that_of_the_command(
     assert any("Change begins at score 2.000 (2)" in line for line in seen[-1]["log"])
 
 
+def _clicks(folder: Path) -> Path:
+    """Write points of two kinds of change in the block that changed, and of none elsewhere."""
+    at = Transformer.from_crs(CRS, "OGC:CRS84", always_xy=True).transform
+    places = {"roof": (50, 42), "road": (66, 42), "no change": (10, 90)}
+    lines = ["lon,lat,what"]
+    for what, (col, row) in places.items():
+        for number in range(12):
+            lon, lat = at(LEFT + 10 * (col + number) + 5, TOP - 10 * (row + number) - 5)
+            lines.append(f"{lon},{lat},{what}")
+    path = folder / "clicks.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_clicks_as_a_job_are_those_of_the_command(
+    client: Client, place: Path, tmp_path: Path
+) -> None:
+    job, other = tmp_path / "job", tmp_path / "command"
+    job.mkdir()
+    other.mkdir()
+    clicks = _clicks(tmp_path)
+    done = client.change_raster(
+        place / "before",
+        place / "after",
+        job / "score.tif",
+        classes=job / "kinds.tif",
+        objects=job / "changes.gpkg",
+        clicks=clicks,
+        field="what",
+        **DATES,
+    )
+    told = _run(
+        "raster", "--before", place / "before", "--after", place / "after", "--out",
+        other / "score.tif", "--classes", other / "kinds.tif", "--objects", other / "changes.gpkg",
+        "--clicks", clicks, "--field", "what",
+        "--before-date", "2016-05-01", "--after-date", "2017-05-01",
+    )  # fmt: skip
+    for path in other.iterdir():
+        assert _content(job / path.name) == _content(path), path.name
+    assert _lasting(done["change"]) == _lasting(told)
+    assert told["threshold"]["asked"] == "clicks"
+    assert [each["kind"] for each in told["kinds"]["found"]] == ["road", "roof", "unknown"]
+    with rasterio.open(other / "kinds.tif") as file:
+        assert set(json.loads(file.tags()["CLASSES"])) == {"no change", "road", "roof", "unknown"}
+    with pytest.raises(RemoteError, match=r"inputs\.clicks: 'clicks\.csv' is not the absolute"):
+        client.run(
+            "change-raster",
+            {
+                "before": [str(place / "before")],
+                "after": [str(place / "after")],
+                "out": str(job / "s.tif"),
+                "clicks": "clicks.csv",
+            },
+        )
+
+
+def test_what_another_process_makes_is_refused_by_both_commands(
+    place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "score.tif"
+    dates = ["--before", str(place / "before"), "--after", str(place / "after")]
+    where = ["--store", str(place / "store"), "--collection", "years"]
+    with held(out):
+        for words in (["raster", *dates], ["collection", *where]):
+            done = CliRunner().invoke(command, ["change", *words, "--out", str(out)])
+            assert done.exit_code == 1
+            assert "Another process is making 'score.tif'. Wait for it" in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_windows_that_a_stopped_run_left_outlast_a_run_of_a_collection(
+    place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "change.gpkg"
+    with held(out) as folder:
+        (folder / "0_0.npz").touch()
+    _run("collection", "--store", place / "store", "--collection", "years", "--out", out)
+    assert (folder / "0_0.npz").exists()
+    (folder / "0_0.npz").unlink()
+    _run("collection", "--store", place / "store", "--collection", "years", "--out", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["change.gpkg"]
+
+
 @pytest.mark.parametrize("name", ["change.gpkg", "change.parquet"])
 def test_a_collection_as_a_job_is_that_of_the_command(
     client: Client, place: Path, tmp_path: Path, name: str
@@ -149,6 +237,27 @@ def test_since_when_over_http(client: Client, place: Path, tmp_path: Path) -> No
     told = _run("collection", *where, "--all-dates", "--out", tmp_path / "command.parquet")
     assert done["change"]["since"] == told["since"]
     assert [each["date"] for each in told["since"]] != []
+
+
+def test_dense_vectors_over_http(client: Client, place: Path, tmp_path: Path) -> None:
+    for number, day in enumerate(("2016-05-01", "2017-05-01")):
+        files = write_date(place / day, seed=number, size=(80, 90), changed=bool(number))
+        options = {"chip": "6", "datetime": day, "scene": f"d{number}", "dense": "2"}
+        encoder = "rcf:features=16,dim=8"
+        embed_raster(RasterJob(place / "store", "cells", tuple(files), encoder, **options))
+    job, command = tmp_path / "job.tif", tmp_path / "command.tif"
+    done = client.change_collection("cells", job, dense="any", report=tmp_path / "r.html")
+    told = _run(
+        "collection", "--store", place / "store", "--collection", "cells", "--dense", "2",
+        "--out", command,
+    )  # fmt: skip
+    assert done["change"]["changed"] == told["changed"]
+    assert done["change"]["dense"]["cells"] == [40, 45]
+    assert str(tmp_path / "job_coverage.tif") in done["files"]
+    with rasterio.open(job) as one, rasterio.open(command) as two:
+        np.testing.assert_array_equal(one.read(), two.read())
+    with pytest.raises(RemoteError, match="stand side by side: name each only once"):
+        client.change_collection("cells", job, dense="2", **{"with": ["cells"]})
 
 
 @pytest.mark.parametrize(
@@ -192,6 +301,7 @@ def test_a_bad_pair_is_one_error_and_writes_nothing(
         ("years", {"dates": ("1999-07-01", None)}, "invalid-input", "nothing within 30 days"),
         ("where", {}, "invalid-input", "holds location embeddings"),
         ("none", {}, "collection-not-found", "none"),
+        ("years", {"dense": "any"}, "invalid-input", "dense vectors give a raster"),
         ("years", {"false_alarms": 2.0}, "invalid-input", "--false-alarms 2 is no share"),
     ],
 )
@@ -256,7 +366,13 @@ def _options(name: str) -> set[str]:
         (
             "collection",
             CollectionChangeJob,
-            {"start": "from", "end": "to", "other": "with_collection", "reports": "report"},
+            {
+                "start": "from",
+                "end": "to",
+                "other": "with_collection",
+                "scales": "with",
+                "reports": "report",
+            },
         ),
     ],
 )

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import rasterio
 from click.testing import CliRunner
+from pyproj import Transformer
 
 from embed_server.cli import terrakin as command
 from embed_server.commands.change import _repeated
-from tests.embeddings.change_scenes import BANDS, write_date
+from tests.embeddings.change_scenes import BANDS, CRS, LEFT, TOP, write_date
 
 Run = Callable[..., Any]
 
@@ -119,6 +120,30 @@ def test_a_threshold_that_nothing_reaches_is_told(run: Run, place: Path, tmp_pat
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["threshold"]["score"] is None
     assert report["objects"]["count"] == 0
+
+
+def test_clicks_are_told_in_lines_and_in_the_report(run: Run, place: Path, tmp_path: Path) -> None:
+    at = Transformer.from_crs(CRS, "OGC:CRS84", always_xy=True).transform
+    lines = ["lon,lat,what"]
+    for what, col, row in (("roof", 50, 42), ("road", 66, 42), ("no", 10, 90)):
+        for step in range(12):
+            lon, lat = at(LEFT + 10 * (col + step) + 5, TOP - 10 * (row + step) - 5)
+            lines.append(f"{lon},{lat},{what}")
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("\n".join(lines))
+    result = run(
+        *dates(place), "--out", tmp_path / "s.tif", "--clicks", clicks, "--field", "what",
+        "--report", tmp_path / "r.html", "--objects", tmp_path / "o.gpkg",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert re.search(r"Change begins at score -?\d\.\d+ \(clicks\): [\d,]+ pixels", result.stdout)
+    assert "36 of 36 labels of clicks.csv used." in result.stdout
+    assert re.search(r"^roof +12 +[\d,]+ +[\d.]+ ha", result.stdout, re.MULTILINE)
+    assert "'no' of 'what' was taken for no change." in result.stderr
+    text = (tmp_path / "r.html").read_text()
+    for part in ("<h2>Labels</h2>", "<h2>Kinds of change</h2>", "Kinds of change over date 2:"):
+        assert part in text
+    assert text.count('class="swatch"') == 3
 
 
 def test_folders_stand_for_their_files(run: Run, place: Path, tmp_path: Path) -> None:

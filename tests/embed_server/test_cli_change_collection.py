@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import numpy as np
 import pytest
+import rasterio
 from click.testing import CliRunner
 
 from embed_server.cli import terrakin as command
 from embeddings.errors import InputError
+from embeddings.pipeline import RasterJob, embed_raster
 from tests.embeddings.change_data import COLS, ROWS, make_years
+from tests.embeddings.change_scenes import write_date
 
 Run = Callable[..., Any]
 CHANGED = {30: 2018, 200: 2018, 201: 2018}
@@ -75,3 +79,26 @@ def test_the_same_date_twice_is_an_error_that_names_the_dates(run: Run, place: P
 def test_a_wrong_measure_is_wrong_usage(run: Run, place: Path) -> None:
     result = run(*_store(place), "--out", place / "x.parquet", "--metric", "taxi")
     assert result.exit_code == 2
+
+
+def test_dense_vectors_make_a_raster_of_cells(run: Run, tmp_path: Path) -> None:
+    for day, more in (("2016-07-01", {}), ("2019-07-01", {"seed": 1, "changed": True})):
+        files = write_date(tmp_path / day, size=(120, 140), **more)
+        embed_raster(
+            RasterJob(
+                tmp_path / "store", "years", tuple(files), "rcf:features=16,dim=8", chip="6",
+                datetime=day, scene=day, dense="2",
+            )
+        )  # fmt: skip
+    where = "--store", tmp_path / "store", "--collection", "years"
+    result = run(*where, "--dense", "--out", tmp_path / "one.tif", "--report", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "of 4,200 cells compared" in result.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["dense"]["cells"] == [60, 70]
+    again = run(*where, "--dense", "2", "--out", tmp_path / "two.tif", "--json")
+    assert json.loads(again.stdout)["settings"]["dense"] == "2"
+    with rasterio.open(tmp_path / "one.tif") as one, rasterio.open(tmp_path / "two.tif") as two:
+        np.testing.assert_array_equal(one.read(), two.read())
+    refused = run(*where, "--dense", "--with", "wide", "--out", tmp_path / "three.tif")
+    assert "There is no collection 'wide'" in str(refused.exception)
+    assert not (tmp_path / "three.tif").exists()

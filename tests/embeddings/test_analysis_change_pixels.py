@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from sklearn.metrics import roc_auc_score
 
 from embeddings.analysis.change.features import BandFacts, band_groups
 from embeddings.analysis.change.pixels import PixelChange
+from embeddings.analysis.change.thresholds import false_discovery
 from embeddings.errors import NoDataError
 
 Pair = tuple[np.ndarray, np.ndarray]
 BLOCK = np.s_[60:90, 40:80]
+EDGE = 14
+"""Pixels beside a change that it reaches through the smoothing of the bands and the score."""
 
 
 def pair(*, changed: bool, side: int = 160) -> Pair:
@@ -42,6 +46,93 @@ def test_scores_are_standard_normal_where_nothing_changed() -> None:
     assert np.median(score) == pytest.approx(0, abs=0.02)
     assert (score > 1).mean() == pytest.approx(0.159, abs=0.005)
     assert (score > 1.645).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_change_among_the_brightest_pixels_shows() -> None:
+    """Roofs brighter than all else at both dates; one of them doubles."""
+    before, after = pair(changed=False)
+    rng = np.random.default_rng(3)
+    for place in range(6):
+        roof = np.s_[60:66, 10 + 25 * place : 16 + 25 * place]
+        now = 20_000 if place == 2 else 10_000
+        before[:, *roof] = 12_000 + 200 * rng.normal(size=(3, 6, 6))
+        after[:, *roof] = now + 200 * rng.normal(size=(3, 6, 6))
+    score = PixelChange.fit([(before, after)]).score(before, after)
+    roofs = [np.median(score[61:65, 11 + 25 * place : 15 + 25 * place]) for place in range(6)]
+    assert roofs.pop(2) > max(2, *roofs) + 3
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.35])
+def test_much_change_hides_neither_itself_nor_the_noise(share: float) -> None:
+    before, after = pair(changed=False)
+    rows = int(share * len(before[0]))
+    after[:, :rows] = after[:, -rows:]
+    score = PixelChange.fit([(before, after)]).score(before, after)
+    assert (score[rows + EDGE :] > 1.645).mean() == pytest.approx(0.05, abs=0.03)
+    assert (score[:rows] >= false_discovery(score, 0.1)).mean() > 0.95
+
+
+def _small(before: np.ndarray, after: np.ndarray) -> Pair:
+    return before[:, :60, :60], after[:, :60, :60]
+
+
+def _holes(before: np.ndarray, after: np.ndarray) -> Pair:
+    after[:, :, 110:] = np.nan
+    return before, after
+
+
+def _flat_band(before: np.ndarray, after: np.ndarray) -> Pair:
+    before[1] = after[1] = 1000
+    return before, after
+
+
+def _snow(before: np.ndarray, after: np.ndarray) -> Pair:
+    return before, np.where(after > 4000, np.float32(9990), np.float32(10_000))
+
+
+def _mostly_alike(before: np.ndarray, after: np.ndarray) -> Pair:
+    before[:, 4:], after[:, 4:] = 100, 100
+    return before, after
+
+
+def _hazy_on_one_side(before: np.ndarray, after: np.ndarray) -> Pair:
+    veil = np.linspace(0, 1, after.shape[2], dtype=np.float32)
+    return before, after * (1 - 0.3 * veil) + 3000 * veil
+
+
+ODD: dict[str, Callable[[np.ndarray, np.ndarray], Pair]] = {
+    "one band": lambda before, after: (before[:1], after[:1]),
+    "one date of one value": lambda before, after: (before, np.full_like(after, 500)),
+    "60 pixels wide": _small,
+    "a third without data": _holes,
+    "a band of one value": _flat_band,
+    "snow at one date": _snow,
+    "nearly all of one value": _mostly_alike,
+    "haze on one side": _hazy_on_one_side,
+    "bands that are the same": lambda before, after: (before[[0, 0, 0]], after[[0, 0, 0]]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_scenes_have_scores(name: str) -> None:
+    before, after = ODD[name](*pair(changed=False))
+    score = PixelChange.fit([(before, after)]).score(before, after)
+    there = np.isfinite(before).all(axis=0) & np.isfinite(after).all(axis=0)
+    np.testing.assert_array_equal(np.isfinite(score), there)
+    assert abs(np.median(score[there])) < 0.1
+    assert (score[there] > 1.645).mean() < 0.1
+    assert np.abs(score[there]).max() < 1000
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e-9, 255 / 16_000])
+def test_the_unit_of_the_bands_does_not_count(unit: float) -> None:
+    before, after = pair(changed=True)
+    usual = PixelChange.fit([(before, after)]).score(before, after)
+    pixels = [np.float32(unit) * (date + 6000) for date in (before, after)]
+    if unit > 1e-3:
+        pixels = [date.astype(np.uint8) for date in pixels]
+    found = PixelChange.fit([tuple(pixels)]).score(*pixels)
+    assert np.corrcoef(found.ravel(), usual.ravel())[0, 1] > 0.95
 
 
 def test_a_window_with_its_halo_has_the_scores_of_the_whole() -> None:

@@ -65,6 +65,14 @@ def test_the_probability_is_the_share_that_changed(quiet: np.ndarray, changed: n
     assert known.of(at.reshape(2, 4)).shape == (2, 4)
 
 
+def test_a_single_huge_score_spoils_no_probability(quiet: np.ndarray, changed: np.ndarray) -> None:
+    at = np.array([1.0, 2.0, 3.0, 4.0, 5.0], np.float32)
+    usual = ChangeProbability.fit(both(quiet, changed)).of(at)
+    huge = ChangeProbability.fit(np.append(both(quiet, changed), np.float32(9000)))
+    np.testing.assert_allclose(huge.of(at), usual, atol=0.03)
+    assert huge.of(np.array([9000.0], np.float32))[0] == pytest.approx(1, abs=1e-3)
+
+
 def test_clicks_are_parted_with_least_error() -> None:
     assert from_clicks(np.array([3.0, 4.0, 5.0]), np.array([0.0, 1.0, 2.0])) == 2.5
     # One of three named as changed lies among the unchanged: it is given up.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,6 +82,39 @@ def test_rasters_have_a_pixel_a_chip_and_gaps_are_no_change(scenes: Path) -> Non
     np.testing.assert_array_equal(np.isnan(values), codes != Coverage.COMPARED)
     others = np.delete(values.ravel(), [10 * 20 + 10, 10 * 20 + 11, 11 * 20 + 10, 11 * 20 + 11])
     assert values[10:12, 10:12].min() > np.nanquantile(others, 0.98)
+
+
+def test_kinds_and_classes_are_rasters_with_names(scenes: Path) -> None:
+    asked = job(scenes, "named.tif", start="2018-01-01", end="2019-01-01", threshold="1.645")
+    first = measure(asked)
+    lon, lat = first.dates.lonlat
+    changed = np.flatnonzero(first.changed)
+    quiet = np.flatnonzero(~first.changed & (first.coverage == Coverage.COMPARED))[::6]
+    at = [shapely.Point(lon[n], lat[n]) for n in (*changed, *quiet)]
+    names = ["built"] * len(changed) + ["field"] * len(quiet)
+    clicks = write_labels(scenes / "kinds.gpkg", at, kind=names)
+    day = ["2019-01-01"] * len(at)
+    land = write_labels(scenes / "land.gpkg", at, **{"class": names, "date": day})
+    fit_probe(
+        ProbeJob(scenes / "store", "years", land, field="class", date_field="date", folds=3,
+                 curve=False, out=scenes / "land")
+    )  # fmt: skip
+    made = measure(replace(asked, clicks=clicks, field="kind", probe=scenes / "land"))
+    files = write(made)
+    for name, texts in made.classes.items():
+        path = scenes / f"named_{name}.tif"
+        assert path in files
+        assert path in made.job.outputs
+        with rasterio.open(path) as source:
+            codes, legend = source.read(1), json.loads(source.tags()["CLASSES"])
+            assert len({source.colormap(1)[code] for code in legend.values()}) == len(legend)
+        named = legend if name != "kind" else {k: c for k, c in legend.items() if c > 1}
+        assert {"built", "field"} <= set(named)
+        for text, code in named.items():
+            assert (codes == code).sum() == (texts == text).sum()
+    with rasterio.open(scenes / "named_kind.tif") as source:
+        unchanged = ~made.changed & (made.coverage == Coverage.COMPARED)
+        assert (source.read(1) == 1).sum() == unchanged.sum()
 
 
 def test_a_date_without_any_data_is_refused(scenes: Path) -> None:
@@ -280,7 +314,7 @@ def test_overlapping_chips_count_their_step(
 def test_chips_that_changed_together_are_one_object(scenes: Path) -> None:
     whole = job(scenes, start="2018-01-01", end="2019-01-01", objects=scenes / "objects.gpkg")
     made = measure(whole)
-    write_objects(made, scenes / "objects.gpkg")
+    write_objects(made, change_objects(made), scenes / "objects.gpkg")
     rows = geopandas.read_file(scenes / "objects.gpkg", layer="objects")
     assert int(rows["places"].sum()) == int(made.changed.sum())
     assert rows["hectares"].is_monotonic_decreasing

@@ -192,6 +192,27 @@ def test_two_runs_to_one_file_are_refused(job: RasterChangeJob) -> None:
         change_raster(job, meanwhile)
 
 
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("shared", ["classes", "objects", "coverage"])
+def test_two_runs_to_one_file_beside_the_scores_are_refused(
+    job: RasterChangeJob, shared: str
+) -> None:
+    """The second would sweep away what the first is writing."""
+    both = job.out.with_name("both.gpkg" if shared == "objects" else "both_coverage.tif")
+    first = replace(job, out=job.out.with_name("both.tif")) if shared == "coverage" else job
+    first = first if shared == "coverage" else replace(job, **{shared: both})
+
+    def meanwhile(_: Any) -> None:
+        other = {"objects": both} if shared == "objects" else {"classes": both}
+        with pytest.raises(StoreLockedError, match=f"Another process is making '{both.name}'"):
+            change_raster(replace(job, out=job.out.with_name("other.tif"), **other))
+        raise CancelledError("enough")
+
+    with pytest.raises(CancelledError, match="enough"):
+        change_raster(first, meanwhile)
+    assert not list(job.out.parent.glob(".*"))
+
+
 def test_what_could_not_be_compared_is_told_apart(tmp_path: Path) -> None:
     one, two = np.s_[:20, :50], np.s_[10:30, :30]
     before = write_date(tmp_path / "before", seed=1, holes=[one])

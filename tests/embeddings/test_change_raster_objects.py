@@ -21,6 +21,7 @@ from embeddings.change.objects import ChangeObjects, Least, find_objects, write_
 from embeddings.change.raster_job import RasterChangeJob
 from embeddings.change.raster_run import change_raster
 from embeddings.change.raster_scores import ScoreRaster, count
+from embeddings.change.styles import score_qml
 from embeddings.sources.grids import TargetGrid
 from tests.embeddings.change_scenes import LEFT, TOP, write_date
 
@@ -175,3 +176,33 @@ def test_a_run_writes_its_objects_again_and_again_the_same(tmp_path: Path) -> No
     content = job.objects.read_bytes()
     change_raster(replace(job, min_area_m2=1500.0))
     assert job.objects.read_bytes() == content
+
+
+def test_every_object_has_a_colour_the_strongest_too(tmp_path: Path) -> None:
+    """QGIS draws nothing for a value that is in no range."""
+    score = np.zeros((60, 200))
+    for number in range(30):
+        score[5:10, 5 + 6 * number : 8 + 6 * number] = 3 + number % 3
+    score[30:40, 30:40] = 50
+    found = found_in(score)
+    write_objects(tmp_path / "o.gpkg", found, raster(score).grid, 2.0, (None, None), {})
+    with closing(sqlite3.connect(tmp_path / "o.gpkg")) as database:
+        (qml,) = database.execute("SELECT styleQML FROM layer_styles").fetchone()
+    ranges = ElementTree.fromstring(qml).findall("renderer-v2/ranges/range")
+    assert found.mean_score.max() == 50
+    for value in found.mean_score.tolist():
+        assert any(float(r.attrib["lower"]) <= value <= float(r.attrib["upper"]) for r in ranges)
+
+
+def test_scores_turn_red_at_the_threshold_and_let_the_map_through_below() -> None:
+    items = ElementTree.fromstring(score_qml(2.0)).findall(".//item")
+    stops = [(float(i.attrib["value"]), int(i.attrib["alpha"])) for i in items]
+    assert [value for value, _ in stops] == pytest.approx([0, 1.998, 2, 4])
+    assert stops[0][1] < 128 < stops[1][1] < stops[2][1] == 255
+    assert items[2].attrib["label"] == "2.00: change begins"
+    for threshold in (float("inf"), -1.0, 0.0):
+        items = ElementTree.fromstring(score_qml(threshold)).findall(".//item")
+        values = [float(item.attrib["value"]) for item in items]
+        assert values == sorted(set(values))
+        assert np.isfinite(values).all()
+        assert threshold < 100 or all("change begins" not in i.attrib["label"] for i in items)

@@ -471,8 +471,14 @@ def test_a_number_is_styled_by_steps(collection: Collection, tmp_path: Path) -> 
     with closing(sqlite3.connect(tmp_path / "out.gpkg")) as database:
         (style,) = database.execute("SELECT styleQML FROM layer_styles").fetchone()
     ranges = [*Xml.fromstring(style).iter("range")]
-    assert float(ranges[0].get("lower")) == values.min()
-    assert float(ranges[-1].get("upper")) == pytest.approx(values.max())
+    # The first and the last are open, as QGIS does not draw what is in no range.
+    lower, upper = ([float(each.get(end)) for each in ranges] for end in ("lower", "upper"))
+    assert lower[1:] == upper[:-1]
+    assert lower[0] < float(values.min())
+    assert upper[-1] > float(values.max())
+    step = (float(values.max()) - float(values.min())) / len(ranges)
+    assert np.diff(lower[1:]) == pytest.approx(step)
+    assert upper[0] == pytest.approx(float(values.min()) + step)
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,77 @@ def test_layers_of_the_project_are_compared_and_the_maps_are_dressed(inside, pla
     score = loaded(results["SCORE"], f"Change {when}", context, feedback)
     assert score.renderer().type() == "singlebandpseudocolor"
     shader = score.renderer().shader().rasterShaderFunction()
-    assert shader.colorRampItemList()[2].value == 2.0
+    stops = shader.colorRampItemList()
+    assert stops[2].value == 2.0
+    assert stops[2].label == "2.00: change begins"
+    assert stops[0].color.alpha() < 128 < stops[1].color.alpha() < stops[2].color.alpha() == 255
     classes = loaded(results["CLASSES"], f"Changed or not {when}", context, feedback)
-    assert [each.label for each in classes.renderer().classes()] == ["no change", "change"]
+    found = classes.renderer().classes()
+    assert [each.label for each in found] == ["no change", "change"]
+    assert found[0].color.alpha() < 128 < found[1].color.alpha() == 255
     objects = loaded(results["OBJECTS"], f"Objects that changed {when}", context, feedback)
     assert objects.featureCount() == results["OBJECT_COUNT"] >= 1
     assert min(feature["area_m2"] for feature in objects.getFeatures()) >= 1000
     assert objects.renderer().type() == "graduatedSymbol"
+    for feature in objects.getFeatures():
+        assert objects.renderer().rangeForValue(feature["mean_score"]) is not None
     coverage = QgsRasterLayer(results["COVERAGE"], "coverage")
     assert coverage.isValid()
+
+
+def clicked(project, names: dict[str, str]):
+    """A layer of points in EPSG:32631, 12 of each thing, where the block that changed is or not."""
+    from qgis.core import QgsFeature, QgsGeometry, QgsPointXY, QgsVectorLayer
+
+    layer = QgsVectorLayer("Point?crs=EPSG:32631&field=what:string", "my clicks", "memory")
+    for what, place in names.items():
+        for number in range(12):
+            # Columns and rows of 10 m; the block is rows 40 to 60 and columns 50 to 80.
+            col, row = {
+                "left": (51 + number, 42 + number),
+                "right": (68 + number, 42 + number),
+                "away": (10 + 9 * number, 90),
+            }[place]
+            feature = QgsFeature(layer.fields())
+            feature.setAttributes([what])
+            x, y = 500_000 + 10 * col + 5, 5_200_000 - 10 * row - 5
+            feature.setGeometry(QgsGeometry.fromPointXY(QgsPointXY(x, y)))
+            layer.dataProvider().addFeature(feature)
+    project.addMapLayer(layer)
+    return layer
+
+
+def test_clicks_on_the_map_choose_the_threshold_and_name_kinds(
+    inside,  # noqa: F811 - the fixture
+    place,
+    tmp_path,
+):
+    from qgis.core import QgsProcessingOutputLayerDefinition, QgsProject
+
+    project = QgsProject.instance()
+    values = {"BEFORE": bands(place, "before"), "AFTER": bands(place, "after"), "FIELD": "what"}
+    values |= {"SCORE": str(tmp_path / "score.tif"), **DATES}
+    layer = clicked(project, {"Yes": "left", "no": "away"})
+    results, _, feedback = inside("changeraster", {**values, "CLICKS": layer.id()})
+    assert results, feedback.textLog()
+    assert "(clicks): " in feedback.textLog()
+    assert "24 of 24 labels of my clicks.gpkg used." in feedback.textLog()
+    assert "Of labels left out" in feedback.textLog()
+    layer = clicked(project, {"roof": "left", "road": "right", "no change": "away"})
+    outputs = {
+        name: QgsProcessingOutputLayerDefinition("TEMPORARY_OUTPUT", project)
+        for name in ("CLASSES", "OBJECTS")
+    }
+    results, context, feedback = inside("changeraster", {**values, **outputs, "CLICKS": layer.id()})
+    assert results, feedback.textLog()
+    when = "2016-05-01 to 2017-05-01"
+    classes = loaded(results["CLASSES"], f"Kinds of change {when}", context, feedback)
+    found = [each.label for each in classes.renderer().classes()]
+    assert found == ["no change", "road", "roof", "unknown"]
+    objects = loaded(results["OBJECTS"], f"Objects that changed {when}", context, feedback)
+    assert objects.renderer().type() == "categorizedSymbol"
+    assert {"kind", "kind_share"} <= {field.name() for field in objects.fields()}
+    assert results["OBJECT_COUNT"] >= 1
 
 
 def loaded(path: str, title: str, context, feedback):
@@ -186,6 +248,7 @@ BAD_PAIRS = [
     ({"BEFORE_DATE": "2018-01-01"}, "the dates are in the wrong order"),
     ({"AFTER_DATE": "2016-05-01"}, "the same date twice"),
     ({"THRESHOLD": "often"}, "THRESHOLD often cannot be used"),
+    ({"THRESHOLD": "clicks"}, "THRESHOLD clicks needs CLICKS"),
     ({"NODATA": "none at all"}, "NODATA is 'none at all'. Give a number, or none."),
     ({"SCORE": "score.jpg"}, "It must end in .tif"),
     ({"SCORE": "no/folder/score.tif"}, "folder"),
@@ -225,6 +288,18 @@ def test_a_layer_without_a_file_is_no_date(refused, place, tmp_path):  # noqa: F
     values = {"BEFORE": bands(place, "before"), "AFTER": [layer.id()]}
     said = refused("changeraster", **values, SCORE=tmp_path / "score.tif")
     assert "The layer 'tiles' is no file of its own" in said
+
+
+def test_dense_vectors_give_a_raster_of_cells(inside, tmp_path):  # noqa: F811 - the fixture
+    from qgis.core import QgsRasterLayer
+
+    values = {"COLLECTION": "cells", "DENSE": "2", "RASTER": str(tmp_path / "cells.tif")}
+    results, _, feedback = inside("changecollection", values)
+    assert results, feedback.textLog()
+    layer = QgsRasterLayer(results["RASTER"], "cells")
+    assert (layer.width(), layer.height(), layer.bandCount()) == (70, 60, 4)
+    assert layer.rasterUnitsPerPixelX() == 20.0
+    assert results["COMPARED"] > 3500
 
 
 def test_command_job_and_algorithm_write_the_same_change_of_a_collection(

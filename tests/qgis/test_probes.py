@@ -418,6 +418,24 @@ def test_a_mask_and_an_extent_keep_the_map_inside(inside, refused, by_process, l
     assert "Both polygons and an extent" in refused("predictprobe", **both)
 
 
+def test_a_map_never_replaces_the_file_of_its_mask(inside, by_process, tmp_path):
+    from qgis.core import QgsProcessingFeatureSourceDefinition, QgsProject, QgsVectorLayer
+
+    area = tmp_path / "area.gpkg"
+    values = {"MODEL": by_process["MODEL"]}
+    assert inside("predictprobe", {**values, "FOOTPRINTS": str(area)})[0]
+    mask = QgsVectorLayer(f"{area}|layername=predictions", "area", "ogr")
+    QgsProject.instance().addMapLayer(mask)
+    before = area.read_bytes()
+    for given in (mask.id(), QgsProcessingFeatureSourceDefinition(mask.id(), False)):
+        results, _, feedback = inside(
+            "predictprobe", {**values, "MASK": given, "FOOTPRINTS": str(area)}
+        )
+        assert results is None
+        assert "the file of the polygons themselves" in feedback.textLog()
+    assert area.read_bytes() == before
+
+
 def points_layer(land: Path):
     """A memory layer of the labels, in the project, with changes that are not saved."""
     from qgis.core import QgsFeatureRequest, QgsProject, QgsVectorLayer
@@ -599,6 +617,9 @@ def test_from_a_map_to_its_accuracy(inside, refused, by_process, terrakin_comman
         sample.changeAttributeValue(feature.id(), reference, truth)
     assert "edits that are not saved" in refused("mapaccuracy", SAMPLE=sample.id())
     assert sample.commitChanges()
+    sample.setSubsetString("\"map_class\" = 'wood'")
+    assert "needs the whole sample" in refused("mapaccuracy", SAMPLE=sample.id())
+    sample.setSubsetString("")
     values = {"SAMPLE": sample.id(), "REPORT": str(tmp_path / "accuracy.html")}
     found, _, feedback = inside("mapaccuracy", values)
     assert found, feedback.textLog()
@@ -611,6 +632,34 @@ def test_from_a_map_to_its_accuracy(inside, refused, by_process, terrakin_comman
     assert "is no file of its own" in refused(
         "samplemap", MAP=_clicked(), OUTPUT=tmp_path / "x.gpkg"
     )
+
+
+def test_outputs_may_be_named_from_the_working_folder(inside, land, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"INPUT": str(land / "points.gpkg"), "FIELD": "class", "MODEL": "m.safetensors"}
+    found, _, feedback = inside("fitprobe", {**values, "REPORT": "m.html", **FIT})
+    assert found, feedback.textLog()
+    assert found["MODEL"] == str(tmp_path / "m.safetensors")
+    inside("predictprobe", {"MODEL": "m.safetensors", "FOOTPRINTS": "map.gpkg"})
+    inside("samplemap", {"MAP": "map.gpkg", "TOTAL": 60, "MINIMUM": 5, "OUTPUT": "sample.gpkg"})
+    _fill_in(tmp_path / "sample.gpkg")
+    found, _, feedback = inside("mapaccuracy", {"SAMPLE": "sample.gpkg", "REPORT": "a.html"})
+    assert found, feedback.textLog()
+    assert found["REPORT"] == str(tmp_path / "a.html")
+    assert (tmp_path / "a.html").exists()
+
+
+def _fill_in(path: Path) -> None:
+    """Say that the map is right everywhere, and that unknown places are wood."""
+    from qgis.core import QgsVectorLayer
+
+    sample = QgsVectorLayer(f"{path}|layername=sample", "sample", "ogr")
+    assert sample.startEditing()
+    reference = sample.fields().lookupField("reference")
+    for feature in sample.getFeatures():
+        truth = feature["map_class"].replace("unknown", "wood")
+        sample.changeAttributeValue(feature.id(), reference, truth)
+    assert sample.commitChanges()
 
 
 def _clicked() -> str:

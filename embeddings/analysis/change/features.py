@@ -19,6 +19,10 @@ ABSORBED_UM = ((0.93, 0.965), (1.34, 1.46))
 """Wavelengths that water vapour absorbs: such a band (Sentinel-2's 9 and 10) shows the air."""
 
 VISIBLE_UM = (0.45, 0.69)
+BEYOND = 0.2
+"""Beyond the ends of the stretch values go on as their logarithm, at first as steeply, so that what
+changes among the brightest hundredth shows, and a glint does not outweigh all else. On the cities
+of docs/change.md a softer bend finds less, a hard end hardly more."""
 SAME_RESOLUTION = 1.5
 """Bands up to so many times as coarse as the finest are fine."""
 
@@ -86,13 +90,21 @@ _EDGE = {"mode": "constant", "truncate": TRUNCATE}
 """Nothing lies outside a window: what is seen of a pixel must not depend on the tiling."""
 
 
+def stretched(scene: Floats, ends: Floats) -> Floats:
+    """Return bands ``(bands, h, w) float32``, 0 and 1 at their ends, bent beyond these."""
+    low, high = ends[:, :, None, None]
+    values = (scene - low) / np.maximum(high - low, np.float32(1e-9))
+    inside = np.clip(values, 0, 1)
+    outside = values - inside
+    bent = np.float32(BEYOND) * np.log1p(np.abs(outside) / np.float32(BEYOND))
+    return np.asarray(inside + np.sign(outside) * bent, np.float32)
+
+
 def multi_scale(
     scene: Floats, valid: Bools, ends: Floats, sigmas: Sequence[float]
 ) -> dict[float, Floats]:
     """Return stretched bands ``(bands, n) float32`` at the valid pixels, by their smoothing."""
-    low, high = ends[:, :, None, None]
-    span = np.maximum(high - low, np.float32(1e-9))
-    values = np.where(valid, np.clip((scene - low) / span, 0, 1), 0).astype(np.float32)
+    values = np.where(valid, stretched(scene, ends), np.float32(0))
     found = {}
     for sigma in sigmas:
         weight = weight_of(valid, sigma)

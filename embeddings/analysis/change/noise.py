@@ -28,7 +28,7 @@ FEWEST = 60
 """Places whose moves are known, below which nothing can be said about noise."""
 FEWEST_ALIKE, SHARE_ALIKE = 30, 8
 """Of few references, one in SHARE_ALIKE is a look-alike: with more all kinds would be one."""
-BLOCK = 1024
+BLOCK = 256
 TINY = 1e-9
 MAD = 1.4826
 """What makes a median absolute deviation the standard deviation of a normal."""
@@ -162,11 +162,20 @@ class NoiseModel:
         apart = max(self.settings.apart_m, 0.01)
         for part in _parts(len(vectors)):
             away = squares - 2 * (vectors[part] @ self.before.T)
-            away[_nearer(xyz[part], self.xyz, apart)] = np.inf
+            self._leave_out(away, xyz[part], apart)
             rows = np.argpartition(away, many - 1, axis=1)[:, :many]
             order = np.argsort(np.take_along_axis(away, rows, axis=1), axis=1, kind="stable")
             out[part] = np.take_along_axis(rows, order, axis=1)
         return out
+
+    def _leave_out(self, away: Floats, xyz: Doubles, apart: float) -> None:
+        """Set ``away (n, r)`` to infinity where a reference lies nearer than ``apart`` metres."""
+        # Only a few references lie near a block of neighbours, so the others are not measured.
+        low, high = xyz.min(axis=0) - apart, xyz.max(axis=0) + apart
+        near = np.flatnonzero(((self.xyz >= low) & (self.xyz <= high)).all(axis=1))
+        if len(near):
+            place, which = np.nonzero(_nearer(xyz, self.xyz[near], apart))
+            away[place, near[which]] = np.inf
 
     def _going(self, alike: Ints) -> Floats:
         """Return where look-alikes ``(m, alike)`` go, the mean move ``(m, d)`` of the nearest."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.analysis.change.coverage import Coverage
 from embeddings.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -19,6 +20,13 @@ NEVER = -1
 """The place stayed what it was, as far as its dates tell."""
 LASTING = 2
 """Dates that a departure has to last; one alone may be a cloud."""
+FEWEST_DATES = LASTING + 1
+"""With data, without which nothing is said of a place: one before a departure, LASTING from it."""
+SERIES_COVERAGE = {
+    Coverage.COMPARED: Coverage.COMPARED.label,
+    Coverage.NO_DATA: f"no data at {FEWEST_DATES} dates",
+}
+"""What the codes of a series are called: it has no date 1 and no date 2."""
 KEPT = 0.75
 """Share of the dates from the departure on that have to differ from what was before."""
 ABRUPT = 0.5
@@ -34,20 +42,27 @@ class Since:
     """``date (n,) int16``: number of the first date of the departure, or NEVER.
 
     ``score (n,) float32``: the median score between the dates before and those from it on; of
-    places that stayed, the largest of any way to part their dates. NaN where nothing could be
-    compared. ``dates (n,) int16``: how many dates there are from the departure on.
+    places that stayed, the largest of any way to part their dates. NaN where nothing can be
+    told, since fewer than FEWEST_DATES have data. ``dates (n,) int16``: how many dates there are
+    from the departure on.
     """
 
     date: NDArray[np.int16]
     score: Floats
     dates: NDArray[np.int16]
 
+    @property
+    def coverage(self) -> NDArray[np.uint8]:
+        """Codes ``(n,)`` of SERIES_COVERAGE."""
+        told = np.isfinite(self.score)
+        return np.where(told, Coverage.COMPARED, Coverage.NO_DATA).astype(np.uint8)
+
 
 def check_dates(dates: int) -> None:
     """Raise InputError if a series is too short to tell what lasts."""
-    if dates < LASTING + 1:
+    if dates < FEWEST_DATES:
         raise InputError(
-            f"A series needs {LASTING + 1} dates or more, since a departure has to last "
+            f"A series needs {FEWEST_DATES} dates or more, since a departure has to last "
             f"{LASTING}; there are {dates}. Compare two dates with --from and --to."
         )
 
@@ -59,11 +74,18 @@ def series_threshold(pairs: Pairs, dates: int, false_alarms: float, seed: int = 
     dates are put in an order drawn at random. Where nothing changed any order is as good as the
     true one, and what did change seldom lasts in another order. Between two dates the same rate
     needs a higher score: that one date is odd is more likely than that all later ones are.
+
+    Raises InputError if no place has FEWEST_DATES.
     """
     check_dates(dates)
     rng = np.random.default_rng(seed)
-    count = len(next(iter(pairs.values())))
-    some = np.sort(rng.permutation(count)[:MOST_PLACES])
+    told = np.flatnonzero(_dates_there(pairs, dates).sum(axis=0) >= FEWEST_DATES)
+    if not len(told):
+        raise InputError(
+            f"No place has data at {FEWEST_DATES} of the {dates} dates, so since when it is "
+            "another cannot be told. Compare two dates with --from and --to."
+        )
+    some = np.sort(rng.permutation(told)[:MOST_PLACES])
     drawn = []
     for _ in range(ORDERS):
         order = rng.permutation(dates)
@@ -88,8 +110,9 @@ def since_when(pairs: Pairs, dates: int, threshold: float) -> Since:
     A place departs at a date if that date and the last one both differ from the dates before (the
     lower median of the scores between them is above the threshold), as do KEPT of all dates from
     it on; if there are LASTING or more of these; and if it has ABRUPT of their score. Dates
-    without data (NaN) are left out. That the first date differs from all others may be its own
-    fault: the departure is then at the second.
+    without data (NaN) are left out: where they end early, what is said holds up to the last with
+    data; with fewer than FEWEST_DATES nothing is said. That the first date differs from all others
+    may be its own fault: the departure is then at the second.
     """
     count = len(next(iter(pairs.values())))
     found = Since(
@@ -114,7 +137,16 @@ def since_when(pairs: Pairs, dates: int, threshold: float) -> Since:
         found.dates[first] = many[first]
         stayed = found.date == NEVER
         found.score[stayed] = np.fmax(found.score[stayed], strength[stayed])
+    found.score[_dates_there(pairs, dates).sum(axis=0) < FEWEST_DATES] = np.nan
     return found
+
+
+def _dates_there(pairs: Pairs, dates: int) -> NDArray[np.bool_]:
+    """Return at which dates ``(dates, n)`` places have data: what was compared with any other."""
+    there = np.zeros((dates, len(next(iter(pairs.values())))), bool)
+    for (one, two), scores in pairs.items():
+        there[[one, two]] |= np.isfinite(scores)
+    return there
 
 
 def _against(pairs: Pairs, first: int, later: int) -> Floats:

@@ -19,6 +19,8 @@ Doubles = NDArray[np.float64]
 BINS = 512
 HALF = 0.0
 """Half of what did not change has a score above this."""
+CERTAIN = 12.0
+"""Higher scores count as this where probabilities are fitted, so that few do not make bins wide."""
 
 
 def otsu(scores: Floats) -> float:
@@ -88,7 +90,7 @@ class ChangeProbability:
     def fit(cls, scores: Floats) -> ChangeProbability:
         """Fit to a sample of scores of a pair."""
         there = _finite(scores).astype(np.float64)
-        top = max(float(there.max(initial=0.0)), 4.0)
+        top = float(np.clip(there.max(initial=0.0), 4.0, CERTAIN))
         edges = np.linspace(-4.0, top, BINS + 1)
         middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
         counts = np.histogram(np.clip(there, edges[0], edges[-1]), edges)[0].astype(np.float64)
