@@ -66,7 +66,8 @@ def probe_report(model: ProbeModel) -> dict[str, Any]:
             "classes": list(probe.classes),
             "strength": probe.strength,
             "temperature": probe.temperature,
-            "says_unknown": probe.thresholds is not None and probe.task == "classes",
+            "unknown_by_probability": probe.thresholds is not None and probe.task == "classes",
+            "unknown_by_applicability": probe.applicability is not None and probe.task == "classes",
             "prevalence": probe.prevalence,
         },
         "trained_on": [

@@ -181,7 +181,8 @@ def test_a_raster_of_labels_and_a_map_of_it(run: Run, store: Path, tmp_path: Pat
         "--unknown-error", "off", "--no-curve", "--json",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    assert json.loads(made.stdout)["model"]["says_unknown"] is False
+    said = json.loads(made.stdout)["model"]
+    assert (said["unknown_by_probability"], said["unknown_by_applicability"]) == (False, True)
     words = ("probe", "predict", "--model", tmp_path / "m", *where)
     done = run(*words, "--out", tmp_path / "map.tif", "--measures", "--json")
     assert done.exit_code == 0, done.output
