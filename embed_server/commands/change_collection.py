@@ -77,10 +77,9 @@ _path = click.Path(path_type=Path)
 )
 @click.option(
     "--threshold",
-    default="2.326",
-    show_default=True,
-    help="Where change begins: a score (1 % of unchanged places exceed 2.326, 5 % 1.645), otsu, or "
-    "fdr=RATE (share of false alarms among what is called change).",
+    help="Where change begins: a score (1 % of unchanged places exceed 2.326, 5 % 1.645), otsu, "
+    "fdr=RATE (share of false alarms among what is called change) or clicks.  [default: 2.326; "
+    "clicks, if --clicks says what changed and what did not]",
 )
 @click.option(
     "--false-alarms",
@@ -98,9 +97,11 @@ _path = click.Path(path_type=Path)
     "--probe", type=_path, help="A model of land cover: changed from what into what, with areas."
 )
 @click.option(
-    "--clicks", type=_path, help="Labels of kinds of change, on places that changed and did not."
+    "--clicks",
+    type=_path,
+    help="Labels on places that changed and did not, or of kinds of change.",
 )
-@click.option("--field", help="Field of --clicks with the kinds.")
+@click.option("--field", help="Field of --clicks: yes and no, or the kinds.")
 @click.option(
     "--clicks-from",
     type=click.Choice(["both", "after", "move"]),

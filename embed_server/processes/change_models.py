@@ -130,7 +130,8 @@ class ChangeCollectionInputs(Received):
     )
     threshold: StrictStr | None = Field(
         default=None,
-        description="Where change begins: a score, 'otsu' or 'fdr=RATE'. Default: '2.326'.",
+        description="Where change begins: a score, 'otsu', 'fdr=RATE' or 'clicks'. Default: "
+        "'2.326'; the clicks, if they say what changed and what did not.",
     )
     false_alarms: StrictFloat | None = Field(
         default=None,
@@ -143,9 +144,13 @@ class ChangeCollectionInputs(Received):
         default=None, description="Absolute path of a model of land cover: from what into what."
     )
     clicks: StrictStr | None = Field(
-        default=None, description="Absolute path of labels of kinds of change."
+        default=None,
+        description="Absolute path of labels on places that changed and did not, or of kinds of "
+        "change.",
     )
-    field: StrictStr | None = Field(default=None, description="Field of clicks with the kinds.")
+    field: StrictStr | None = Field(
+        default=None, description="Field of clicks: yes and no, or the kinds."
+    )
     clicks_from: Literal["both", "after", "move"] | None = Field(
         default=None, description="What the kinds are told by. Default: both."
     )

@@ -89,9 +89,9 @@ def read_clicks(path: Path, field: str | None, grid: TargetGrid) -> Clicks:
             f"'{path}' is a raster. Clicks are points or polygons: turn its pixels into such "
             "(gdal_polygonize), or draw some."
         )
-    meant, classes, notes = _meant(path, str(field), labels.targets.classes)
+    codes, classes, notes = meant(path, str(field), labels.targets.classes)
     code = np.full(len(labels), -1, np.int64)
-    code[labels.targets.feature] = np.array(meant)[labels.targets.code]
+    code[labels.targets.feature] = np.array(codes)[labels.targets.code]
     usable = np.flatnonzero((labels.drop < 0) & (code >= 0))
     pixels = _pixels(labels, usable, grid)
     label = np.repeat(usable, [len(each) for each in pixels])
@@ -126,10 +126,13 @@ def _unusable(labels: LabelLayer) -> dict[str, int]:
     return {reason: count for reason, count in many.items() if count}
 
 
-def _meant(
+def meant(
     path: Path, field: str, names: tuple[str, ...]
 ) -> tuple[list[int], tuple[str, ...], tuple[str, ...]]:
-    """Return which class each name of a field means, the classes, and what to note."""
+    """Return which class each name of a field means, the classes, and what to note.
+
+    Raises InputError if all are one kind of change.
+    """
     words = [_folded(name) for name in names]
     if set(words) <= YES | NO:
         classes: tuple[str, ...] = (CHANGE, NO_CHANGE)

@@ -12,7 +12,6 @@ from embeddings.analysis.change.thresholds import from_clicks
 from embeddings.analysis.folds import Split, spatial_plan
 from embeddings.change.clicks import Clicks
 from embeddings.errors import InputError
-from embeddings.sources.grids import TargetGrid
 
 FOLDS = 10
 FEW = 5
@@ -74,12 +73,17 @@ class Errors:
 
 
 def clicks_told(
-    clicks: Clicks, scores: Floats, threshold: float, grid: TargetGrid, *, chosen: bool
+    clicks: Clicks,
+    scores: Floats,
+    threshold: float,
+    lonlat: tuple[Doubles, Doubles],
+    *,
+    chosen: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what the report says of clicks at a threshold, as JSON, and what to note.
 
-    ``scores (n,)`` are those of the clicks. If they chose the threshold (``chosen``), it is chosen
-    anew without each part of them, and its error measured on that part.
+    ``scores (n,)`` and degrees ``(n,)`` are those of the clicks. If they chose the threshold
+    (``chosen``), it is chosen anew without each part of them, and its error measured on that part.
     """
     changed = clicks.changed
     here = Errors.of(scores >= threshold, changed)
@@ -97,16 +101,16 @@ def clicks_told(
     }
     if not chosen:
         return found, [*clicks.notes]
-    found["left_out"], note = _left_out_told(clicks, scores, grid)
+    found["left_out"], note = _left_out_told(clicks, scores, lonlat)
     return found, [*clicks.notes, *([note] if note else [])]
 
 
 def _left_out_told(
-    clicks: Clicks, scores: Floats, grid: TargetGrid
+    clicks: Clicks, scores: Floats, lonlat: tuple[Doubles, Doubles]
 ) -> tuple[dict[str, Any], str | None]:
     """Return how far thresholds err that were chosen without what they are tested on."""
     changed = clicks.changed
-    cut = LeftOut.of(*clicks.lonlat(grid), clicks.label, changed.astype(np.int64))
+    cut = LeftOut.of(*lonlat, clicks.label, changed.astype(np.int64))
     over, tested = _left_out(scores, changed, cut.splits)
     apart = Errors.of(over[tested], changed[tested])
     whole = bool(np.isfinite([apart.missed, apart.false]).all())

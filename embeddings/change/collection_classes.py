@@ -13,15 +13,14 @@ from embeddings.analysis.applicability import measure_applicability
 from embeddings.analysis.change.transitions import transitions
 from embeddings.analysis.probes import UNKNOWN, LinearProbe, fit
 from embeddings.analysis.samples import Samples
+from embeddings.change.clicks import NO_CHANGE, Clicks
+from embeddings.change.clicks_judged import FEW
 from embeddings.change.collection_scores import BLOCK
 from embeddings.change.pairs import Dates
 from embeddings.change.places import Ints
 from embeddings.errors import InputError
-from embeddings.probe.joining import join
-from embeddings.probe.labels import LabelOptions, read_labels
 from embeddings.probe.map_areas import equal_area
 from embeddings.probe.model import ProbeModel
-from embeddings.store.reader import Reader
 
 Floats = NDArray[np.float32]
 Texts = NDArray[Any]
@@ -30,17 +29,20 @@ REGIONS = 40
 """Compact regions from which the intervals are drawn."""
 SURE = 0.5
 """A kind of change is named from this probability on."""
-FEW = 5
 UNKNOWN_NAME = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """Texts ``(n,)`` by column, None where nothing is named; and what the report says."""
+    """Texts ``(n,)`` by column, None where nothing is named; and what the report says.
+
+    ``denied (n,)``: places over the threshold that are no change by the labels.
+    """
 
     columns: dict[str, Texts]
     told: dict[str, Any]
     notes: tuple[str, ...] = ()
+    denied: NDArray[np.bool_] | None = None
 
 
 def land_cover(
@@ -113,49 +115,67 @@ def _regions(dates: Dates, places: Ints) -> NDArray[np.int64]:
 
 
 def kinds_of_change(
-    path: Path,
-    field: str | None,
+    clicks: Clicks,
     learn_from: str,
     dates: Dates,
     changed: NDArray[np.bool_],
     hectares: NDArray[np.float64],
 ) -> Named:
-    """Name the kind of change of changed places, learned from labels on some of them.
+    """Name the kind of change of changed places ``(n,)``, learned from labels on some of them.
 
     ``learn_from``: "after" tells kinds by the vector of date 2, "move" by the difference, "both"
     by the vector of date 1 and the difference. A place unlike all labels, or with no kind likely
-    enough, is unknown. Raises InputError.
+    enough, is unknown; one that is like those labelled as no change is denied. Raises InputError.
     """
-    clicks = _clicks(path, field, dates)
-    places, classes = clicks.places, clicks.classes
-    few = [name for code, name in enumerate(classes) if (clicks.target == code).sum() < FEW]
-    lon, lat = (each[places] for each in dates.lonlat)
-    vectors = _features(dates, places, learn_from)
-    samples = Samples("classes", vectors, clicks.target, classes, lon, lat, clicks.group)
-    probe = fit(samples)
-    near = measure_applicability(samples.vectors, probe.mean, probe.scale, samples.group)
-    probe = replace(probe, applicability=near, thresholds=np.full(len(classes), SURE))
+    probe, many = _probe_of_kinds(clicks, learn_from, dates)
+    kinds = [name for name in probe.classes if name != NO_CHANGE]
     texts = np.full(dates.count, None, object)
     asked = np.flatnonzero(changed & dates.there[:2].all(axis=0))
-    names = np.array([*classes, _unknown(classes)], object)
+    names = np.array([*probe.classes, _unknown(probe.classes)], object)
     for first in range(0, len(asked), BLOCK):
         part = asked[first : first + BLOCK]
         texts[part] = names[probe.predict(_features(dates, part, learn_from))]
+    denied = texts == NO_CHANGE
+    texts[denied] = None
     told = [
         {
             "kind": name,
-            "labels": int((clicks.target == code).sum()) if code < len(classes) else 0,
+            "labels": many.get(name, 0),
             "places": int((texts == name).sum()),
             "hectares": float(hectares[texts == name].sum()),
         }
-        for code, name in enumerate(names.tolist())
+        for name in (*kinds, names[-1])
     ]
+    few = [name for name in kinds if many[name] < FEW]
     note = f"Fewer than {FEW} labels each: {', '.join(few)}. Their kinds are a guess."
     return Named(
         {"kind": texts},
         {"kinds": {"found": told, "learned_from": learn_from, "method": _METHODS[learn_from]}},
-        (note, *clicks.notes) if few else clicks.notes,
+        (note,) if few else (),
+        denied,
     )
+
+
+def _probe_of_kinds(
+    clicks: Clicks, learn_from: str, dates: Dates
+) -> tuple[LinearProbe, dict[str, int]]:
+    """Fit a probe to the labels; return it, and how many labels each class has."""
+    places = clicks.row
+    there, target = np.unique(clicks.code, return_inverse=True)
+    classes = tuple(clicks.classes[code] for code in there.tolist())
+    if len(classes) < 2:
+        raise InputError(
+            f"All labels on places with data at both dates are of one kind, '{classes[0]}': one "
+            "kind alone would take every change for itself. Label another kind too."
+        )
+    lon, lat = (each[places] for each in dates.lonlat)
+    vectors = _features(dates, places, learn_from)
+    samples = Samples("classes", vectors, target, classes, lon, lat, clicks.label)
+    probe = fit(samples)
+    near = measure_applicability(samples.vectors, probe.mean, probe.scale, samples.group)
+    probe = replace(probe, applicability=near, thresholds=np.full(len(classes), SURE))
+    many = [len(np.unique(clicks.label[target == code])) for code in range(len(classes))]
+    return probe, dict(zip(classes, many, strict=True))
 
 
 _METHODS = {
@@ -165,47 +185,6 @@ _METHODS = {
     "it cannot tell what a place was before.",
     "move": "Kinds are told by the move alone. It does not carry over to other pairs of dates.",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class _Clicks:
-    places: Ints
-    target: NDArray[np.int64]
-    classes: tuple[str, ...]
-    group: NDArray[np.int64]
-    notes: tuple[str, ...]
-
-
-def _clicks(path: Path, field: str | None, dates: Dates) -> _Clicks:
-    """Put labels on places that have data at both dates."""
-    if field is None:
-        raise InputError("Say which field of --clicks names the kinds of change with --field.")
-    after = dates.chips[1]
-    joined = join(after.collection, read_labels(path, LabelOptions(field=field)))
-    if joined.task != "classes":
-        raise InputError(
-            f"Field '{field}' of '{path}' holds {joined.task}, not kinds of change. Name a field "
-            "of texts."
-        )
-    places = dates.places_of(Reader(after.collection).rows(joined.rows))
-    known = np.flatnonzero(places >= 0)
-    known = known[dates.there[:2, places[known]].all(axis=0)]
-    # A place has a chip at each date, and a label may have met several of them.
-    known = known[np.unique(places[known], return_index=True)[1]]
-    if not len(known):
-        raise InputError(
-            f"No label of '{path}' lies on a place with data at both dates. Label places that the "
-            "score map shows as changed."
-        )
-    codes, target = np.unique(joined.target[known], return_inverse=True)
-    classes = tuple(joined.classes[code] for code in codes.tolist())
-    if len(classes) < 2:
-        raise InputError(
-            f"All labels of '{path}' are of one kind, '{classes[0]}': one kind alone would take "
-            "every change for itself. Label another kind too."
-        )
-    notes = tuple(joined.report.notes)
-    return _Clicks(places[known], target, classes, joined.group[known], notes)
 
 
 def _features(dates: Dates, places: Ints, learn_from: str) -> Floats:

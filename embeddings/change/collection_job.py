@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.analysis.change.noise import Metric, NoiseSettings
-from embeddings.change.raster_job import Threshold, check_box, check_min_area
+from embeddings.change.raster_job import check_box, check_min_area, check_threshold
 from embeddings.errors import InputError
 from embeddings.probe.model import model_files
 from embeddings.probe.outputs import check_file, check_spared
@@ -35,7 +35,8 @@ class CollectionChangeJob:
     the collection of date 2, of the same vector space. ``all_dates`` asks since when instead of
     whether; ``false_alarms`` is the share of unchanged places that it may name. ``history`` adds
     the score against what the place itself did at other dates. ``probe`` is a model of land cover;
-    ``clicks`` are labels of kinds of change, in the field ``field``.
+    ``clicks`` are labels whose ``field`` says what changed and what did not, or names kinds of
+    change.
 
     ``dense`` compares stored dense vectors, cell by cell: their stride ("2", "40m"), or ANY_STRIDE.
     ``scales`` are collections of the same scenes with other chip sizes, whose scores count as much.
@@ -52,7 +53,8 @@ class CollectionChangeJob:
     all_dates: bool = False
     tolerance_days: float = TOLERANCE_DAYS
     metric: Metric = "euclidean"
-    threshold: str = THRESHOLD
+    threshold: str | None = None
+    """None: by the clicks if these say what changed and what did not, else THRESHOLD."""
     false_alarms: float = FALSE_ALARMS
     history: bool = False
     probe: Path | None = None
@@ -68,7 +70,7 @@ class CollectionChangeJob:
 
     def check(self) -> None:
         """Raise InputError or StoreError, before any work, if it cannot be done."""
-        Threshold.parse(self.threshold)
+        check_threshold(self.threshold, self.clicks)
         NoiseSettings(self.metric)
         if not self.tolerance_days >= 0:
             raise InputError(f"A tolerance of {self.tolerance_days:g} days is not 0 or more.")
@@ -136,7 +138,7 @@ class CollectionChangeJob:
                         f"{name} belongs to two dates; --all-dates asks since when. Leave one out."
                     )
         if self.field is not None and self.clicks is None:
-            raise InputError("--field names the kinds of change in --clicks; give that file too.")
+            raise InputError("--field says what the places of --clicks are; give that file too.")
         if self.clicks_from not in ("both", "after", "move"):
             raise InputError(
                 f"'{self.clicks_from}' is not both, after or move (what the clicks learn from)."

@@ -14,6 +14,7 @@ from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.plain import plain
 from embeddings.change.collection_layers import coverage_names
 from embeddings.change.collection_run import CollectionChange
+from embeddings.change.raster_report import clicks_text
 from embeddings.change.raster_report_html import histogram
 from embeddings.probe.html import Html, listed, page, table, tag
 from embeddings.probe.report import columns
@@ -43,9 +44,7 @@ def collection_report(made: CollectionChange, files: list[Path]) -> dict[str, An
             for kind, name in coverage_names(made).items()
         },
         "threshold": {
-            "asked": f"false alarms {made.job.false_alarms:g}"
-            if made.since is not None
-            else made.job.threshold,
+            "asked": made.asked,
             "score": made.threshold,
         },
         "changed": {
@@ -124,6 +123,8 @@ def report_lines(report: Report) -> list[str]:
     if "objects" in report:
         found = report["objects"]
         lines.append(f"{found['count']:,} objects, {found['area_m2'] / 10_000:,.1f} ha.")
+    if "clicks" in report:
+        lines += clicks_text(report["clicks"])
     for name in ("transitions", "kinds"):
         if name in report:
             lines += ["", *columns(_rows_of(name, report[name]))]
@@ -261,6 +262,14 @@ def _classes_html(report: Report) -> list[Html]:
             tag("h2", "Changed into what"),
             table(TRANSITION_HEAD, transition_rows(found)),
             tag("p", found["method"], class_="small"),
+        ]
+    if "clicks" in report:
+        clicks = report["clicks"]
+        rows = [[e["name"], f"{e['labels']:,}", f"{e['places']:,}"] for e in clicks["classes"]]
+        parts += [
+            tag("h2", "Labels"),
+            table(["label", "labels", "places"], rows),
+            *(tag("p", line) for line in clicks_text(clicks)),
         ]
     if "kinds" in report:
         head, *rows = _rows_of("kinds", report["kinds"])

@@ -17,7 +17,9 @@ from embeddings.analysis.change import thresholds
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.change.noise import own_history
 from embeddings.analysis.change.series import Since, series_threshold, since_when
-from embeddings.change.collection_classes import kinds_of_change, land_cover
+from embeddings.change.clicks import Clicks
+from embeddings.change.collection_classes import Named, kinds_of_change, land_cover
+from embeddings.change.collection_clicks import decide, place_clicks
 from embeddings.change.collection_job import CollectionChangeJob
 from embeddings.change.collection_scores import Found, Stop, Tell, scored
 from embeddings.change.pairs import (
@@ -30,8 +32,6 @@ from embeddings.change.pairs import (
     usable,
 )
 from embeddings.change.places import Chips
-from embeddings.change.raster_job import Threshold
-from embeddings.change.raster_scores import threshold_of
 from embeddings.errors import InputError
 from embeddings.probe.map_areas import hectares
 from embeddings.report import Progress
@@ -55,12 +55,16 @@ class CollectionChange:
     dates: Dates
     coverage: NDArray[np.uint8]
     hectares: NDArray[np.float64]
+    asked: str
+    """What the threshold comes of."""
     threshold: float
     found: Found
     score: Floats
     probability: Floats | None = None
     history: Floats | None = None
     since: Since | None = None
+    denied: NDArray[np.bool_] | None = None
+    """Places that reach the threshold, but are no change by the labels of kinds."""
     classes: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Texts ``(n,)`` by column: what probe and clicks name, None where they name nothing."""
     told: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +85,8 @@ class CollectionChange:
         if self.since is not None:
             return np.asarray(self.since.date > 0)
         with np.errstate(invalid="ignore"):
-            return np.asarray(self.score >= self.threshold)
+            over = np.asarray(self.score >= self.threshold)
+        return over if self.denied is None else over & ~self.denied
 
 
 def measure(
@@ -121,11 +126,10 @@ def _pair(
     if job.history:
         dates, more = _with_history(first, second, dates)
         pairs += more
+    clicks = place_clicks(job, dates)
     found = scored(dates, pairs, job, tell, stop)
     score = found.scores[0, 1]
-    there = score[np.isfinite(score)]
-    asked = Threshold.parse(job.threshold)
-    threshold = threshold_of(asked, there)
+    decided = decide(job, clicks, dates, score)
     history = None
     if job.history:
         before = np.stack([found.scores[pair] for pair in pairs[1:]])
@@ -134,37 +138,44 @@ def _pair(
             f"The score against a place's own history rests on {len(pairs) - 1} pairs of other "
             f"dates; {dates.labels[1]}, the date under test, is not among them."
         )
-    likely = thresholds.ChangeProbability.fit(there).of(score)
+    likely = thresholds.ChangeProbability.fit(score).of(score)
     made = CollectionChange(
         job=job,
         collections=(first.collection, second.collection),
         dates=dates,
         coverage=_without_numbers(dates.coverage(0, 1), score),
         hectares=_hectares(dates),
-        threshold=threshold,
+        asked=decided.asked,
+        threshold=decided.threshold,
         found=found,
         score=score,
         probability=np.asarray(likely, np.float32),
         history=history,
-        notes=tuple(notes),
+        told={} if decided.told is None else {"clicks": decided.told},
+        notes=(*notes, *decided.notes),
     )
-    return _named(made)
+    return _named(made, decided.kinds)
 
 
-def _named(made: CollectionChange) -> CollectionChange:
+def _named(made: CollectionChange, kinds: Clicks | None) -> CollectionChange:
     """Add what a probe and clicks say, where they are asked for."""
-    job, dates, changed = made.job, made.dates, made.changed
-    found = []
+    job, dates = made.job, made.dates
+    if kinds is not None:
+        # First: what they deny is no change to the probe either.
+        named = kinds_of_change(kinds, job.clicks_from, dates, made.changed, made.hectares)
+        made = _with(replace(made, denied=named.denied), named)
     if job.probe is not None:
-        found.append(land_cover(job.probe, dates, changed, made.hectares))
-    if job.clicks is not None:
-        found.append(
-            kinds_of_change(job.clicks, job.field, job.clicks_from, dates, changed, made.hectares)
-        )
-    for each in found:
-        made.classes.update(each.columns)
-        made.told.update(each.told)
-    return replace(made, notes=(*made.notes, *(text for each in found for text in each.notes)))
+        made = _with(made, land_cover(job.probe, dates, made.changed, made.hectares))
+    return made
+
+
+def _with(made: CollectionChange, named: Named) -> CollectionChange:
+    return replace(
+        made,
+        classes=made.classes | named.columns,
+        told=made.told | named.told,
+        notes=(*made.notes, *named.notes),
+    )
 
 
 def _with_history(first: Chips, second: Chips, dates: Dates) -> tuple[Dates, list[tuple[int, int]]]:
@@ -211,6 +222,7 @@ def _series(
         dates=dates,
         coverage=since.coverage,
         hectares=_hectares(dates),
+        asked=f"false alarms {job.false_alarms:g}",
         threshold=threshold,
         found=found,
         score=since.score,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embeddings.analysis.plain import plain
 from embeddings.atomic import atomic_path
-from embeddings.change.collection_job import CollectionChangeJob
+from embeddings.change.collection_job import THRESHOLD, CollectionChangeJob
 from embeddings.change.collection_layers import STAYED, series_coverage_sheet, since_sheet
 from embeddings.change.collection_picture import picture_uri, score_colours, since_colours
 from embeddings.change.dense_dates import DenseDates
@@ -120,7 +120,11 @@ class _Maps:
 
     def write(self, limit: float | None) -> DenseMaps:
         job, raster, sample = self.job, self.raster, self.raster.sample()
-        threshold = threshold_of(Threshold.parse(job.threshold), sample) if limit is None else limit
+        threshold = (
+            threshold_of(Threshold.parse(job.threshold or THRESHOLD), sample)
+            if limit is None
+            else limit
+        )
         said = {**self.said, "threshold": plain(threshold)}
         totals = count(raster, threshold, sample)
         counted = () if self.since is None else self._since_counted(self.since)

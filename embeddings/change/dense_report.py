@@ -8,6 +8,7 @@ from embeddings import __version__
 from embeddings.analysis.change.coverage import Coverage
 from embeddings.analysis.change.series import SERIES_COVERAGE
 from embeddings.analysis.plain import plain
+from embeddings.change.collection_job import THRESHOLD
 from embeddings.change.dense_run import DenseChange
 
 M2_A_HECTARE = 10_000.0
@@ -34,7 +35,9 @@ def dense_report(made: DenseChange) -> dict[str, Any]:
             for kind, name in names.items()
         },
         "threshold": {
-            "asked": f"false alarms {job.false_alarms:g}" if job.all_dates else job.threshold,
+            "asked": f"false alarms {job.false_alarms:g}"
+            if job.all_dates
+            else job.threshold or THRESHOLD,
             "score": made.maps.threshold,
         },
         "changed": _changed(made, compared),

@@ -171,7 +171,7 @@ class _Run:
             noise,
             len(drawn.xyz),
             maps,
-            self._notes(),
+            self._notes(drawn),
             self.seconds,
             resumed,
             peak_bytes(),
@@ -257,12 +257,18 @@ class _Run:
             "settings": plain(self.job.settings()),
         }
 
-    def _notes(self) -> tuple[str, ...]:
+    def _notes(self, drawn: References) -> tuple[str, ...]:
         if not self.job.all_dates:
             return ()
         last = self.dates.labels[-1]
+        note = f"A change that shows only at the last date, {last}, is not named: it may not last."
+        each = drawn.counts[:-1]
+        if each[-1] == each.max():
+            return (note,)
         return (
-            f"A change that shows only at the last date, {last}, is not named: it may not last.",
+            note,
+            f"Fewer cells have data at {last} than at another date: what is said of the rest holds "
+            "up to their own last date with data.",
         )
 
     def _check(self) -> None:

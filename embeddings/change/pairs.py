@@ -177,7 +177,8 @@ def check_specs(one: Collection, two: Collection) -> None:
         raise SpecMismatchError(
             f"Collections '{one.id}' and '{two.id}' hold vectors of two kinds (collection: "
             f"'{two.id}', asked: '{one.id}'): {'; '.join(found)}. Change can only be measured "
-            "between vectors that were made in the same way."
+            "between vectors that were made in the same way. Embed both dates into one collection: "
+            "what is fitted to a first input, as rcf is, is another encoder in each."
         )
 
 

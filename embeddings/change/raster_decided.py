@@ -60,12 +60,12 @@ def decide(
     else:
         threshold = threshold_of(kind, sample)
     chosen = kind.kind == "clicks"
-    told, notes = clicks_told(clicks, scores, threshold, raster.grid, chosen=chosen)
-    kinds = _doubtful(clicks, scores >= threshold) if clicks.kinds else None
+    told, notes = clicks_told(clicks, scores, threshold, clicks.lonlat(raster.grid), chosen=chosen)
+    kinds = doubtful(clicks, scores >= threshold) if clicks.kinds else None
     return Decided(asked, threshold, kinds, told, tuple(notes))
 
 
-def _doubtful(clicks: Clicks, over: NDArray[np.bool_]) -> Clicks:
+def doubtful(clicks: Clicks, over: NDArray[np.bool_]) -> Clicks:
     """Leave out what did not change and is not called change anyway, for kinds are told beyond.
 
     What is left may be of one kind; then all of them serve.
@@ -75,14 +75,21 @@ def _doubtful(clicks: Clicks, over: NDArray[np.bool_]) -> Clicks:
 
 
 def _asked(job: RasterChangeJob, clicks: Clicks | None) -> str:
-    """Return the threshold that is asked for, or that holds where none is."""
+    return asked_of(job.threshold, THRESHOLD, job.clicks, clicks)
+
+
+def asked_of(threshold: str | None, usual: str, file: Path | None, clicks: Clicks | None) -> str:
+    """Return the threshold that is asked for, or that holds where none is: clicks, or the usual.
+
+    Raises InputError if the clicks cannot serve it.
+    """
     two_sided = clicks is not None and clicks.two_sided
-    asked = job.threshold or (CLICKS if two_sided else THRESHOLD)
+    asked = threshold or (CLICKS if two_sided else usual)
     wants = Threshold.parse(asked, clicks=True).kind == "clicks"
     if clicks is not None and not two_sided and (wants or not clicks.kinds):
         which = "no change" if clicks.changed.all() else "change"
         raise InputError(
-            f"No label of '{_name(job.clicks)}' that can be used is of {which}; a threshold needs "
+            f"No label of '{_name(file)}' that can be used is of {which}; a threshold needs "
             f"places that changed and places that did not. Label {which} too."
         )
     return asked

@@ -61,6 +61,20 @@ class Threshold:
         )
 
 
+def check_threshold(threshold: str | None, clicks: Path | None) -> None:
+    """Raise InputError if a threshold cannot be read, or is to come of clicks that are not there.
+
+    None is no threshold asked for.
+    """
+    if threshold is None:
+        return
+    if Threshold.parse(threshold, clicks=True).kind == "clicks" and clicks is None:
+        raise InputError(
+            "--threshold clicks needs --clicks: a file of places that changed and places that did "
+            "not."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class RasterChangeJob:
     """What to compare, and where to write it.
@@ -173,13 +187,7 @@ class RasterChangeJob:
             found[style] = path
 
     def _check_clicks(self) -> None:
-        if self.threshold is not None:
-            asked = Threshold.parse(self.threshold, clicks=True)
-            if asked.kind == "clicks" and self.clicks is None:
-                raise InputError(
-                    "--threshold clicks needs --clicks: a file of places that changed and places "
-                    "that did not."
-                )
+        check_threshold(self.threshold, self.clicks)
         if self.field is not None and self.clicks is None:
             raise InputError("--field says what the places of --clicks are; give that file too.")
 

@@ -245,9 +245,9 @@ def _crs(path: Path, own: Any, given: str | None) -> pyproj.CRS:
     if own is None:
         if given is None:
             raise SourceError(
-                f"'{path}' has no CRS, so that nobody knows where its labels lie. Write it into "
-                "the file, for example with ogr2ogr -a_srs EPSG:32618; probe fit takes it as "
-                "--labels-crs EPSG:32618 too."
+                f"'{path}' has no CRS, so that nobody knows where its labels lie. Set it in the "
+                "file, for example with ogr2ogr -a_srs EPSG:32618, or for probe fit with "
+                "--labels-crs EPSG:32618."
             )
         return named_crs(given)
     try:

@@ -45,13 +45,15 @@ class JoinOptions:
     "contains" (as centre; a polygon that holds no centre labels the chip that contains it). Points
     label the chip that contains them, lines the chips they cross, by any rule. ``conflicts``: a
     chip of several classes is dropped, or gets the class of most weight. Labels and chips that
-    both have a date must lie at most ``tolerance_days`` apart.
+    both have a date must lie at most ``tolerance_days`` apart. ``any_date``: places are labelled,
+    whatever the dates of their chips, so that which chip was taken is not worth a note.
     """
 
     rule: Rule | None = None
     min_share: float = 0.5
     conflicts: Conflicts | None = None
     tolerance_days: float = 30.0
+    any_date: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ def match_layer(
     points = _points(layer, kept, dates)
     matchers = [*([points] if points else []), *_planar(layer, kept, rule, options, dates)]
     pairs = _pass(layer, reader, kept, matchers, tick)
-    notes = _notes(dates, kept, points)
+    notes = [] if options.any_date else _notes(dates, kept, points)
     alone = kept.copy()
     alone[pairs.label] = False
     small = alone & (layer.kind == _position(Kind.POLYGON)) & ~dates.met

@@ -36,20 +36,16 @@ class ChangeAlgorithm(JobAlgorithm):
     def groupId(self) -> str:
         return "change"
 
-    def add_threshold_parameters(self, threshold: str | None, least: str) -> None:
-        """Add THRESHOLD with its default, and MIN_AREA with its title.
+    def add_threshold_parameters(self, usual: str, least: str) -> None:
+        """Add THRESHOLD, and MIN_AREA with its title.
 
-        Without a default it may be empty: then the clicks tell, or fdr=0.1.
+        THRESHOLD may be empty: then the clicks tell, or it is the usual.
         """
-        title = (
-            self.tr("Where change begins (otsu, fdr=RATE or a score)")
-            if threshold is not None
-            else self.tr(
-                "Where change begins (otsu, fdr=RATE, a score, clicks; empty: clicks, else fdr=0.1)"
-            )
+        title = self.tr(
+            "Where change begins (otsu, fdr=RATE, a score, clicks; empty: clicks, else {usual})"
         )
         self.addParameter(
-            QgsProcessingParameterString(THRESHOLD, title, threshold, False, threshold is None)
+            QgsProcessingParameterString(THRESHOLD, title.format(usual=usual), optional=True)
         )
         self.addParameter(
             QgsProcessingParameterNumber(

@@ -38,6 +38,8 @@ DENSE, WITH = "DENSE", "WITH"
 RASTER, FOOTPRINTS = "RASTER", "FOOTPRINTS"
 COMPARED, CHANGED, HECTARES, NOTES = "COMPARED", "CHANGED", "CHANGED_HECTARES", "NOTES"
 METRICS = ("euclidean", "cosine")
+CLICKS_FROM = "CLICKS_FROM"
+CLICKS_FROM_WHAT = ("both", "after", "move")
 
 
 class ChangeCollection(ChangeAlgorithm):
@@ -61,6 +63,9 @@ class ChangeCollection(ChangeAlgorithm):
             self.addParameter(parameter)
         self._add_date_parameters()
         self.add_threshold_parameters("2.326", self.tr("Smallest object, m² (empty: one chip)"))
+        self.add_click_parameters(
+            self.tr("Places that changed and places that did not, or kinds of change")
+        )
         self._add_measure_parameters()
         self.addParameter(
             QgsProcessingParameterRasterDestination(RASTER, self.tr("Change"), optional=True)
@@ -124,6 +129,8 @@ class ChangeCollection(ChangeAlgorithm):
             "false_alarms": self.number(FALSE_ALARMS),
             "history": self.flag(HISTORY),
             "probe": self.file(PROBE),
+            **self.clicks(),
+            "clicks_from": self.choice(CLICKS_FROM, CLICKS_FROM_WHAT),
             "min_area_m2": self.number(MIN_AREA),
             "bbox": self.box(),
         }
@@ -201,6 +208,15 @@ class ChangeCollection(ChangeAlgorithm):
                 self.tr("Probe of land cover: changed from what into what"),
                 optional=True,
                 fileFilter=self.tr(MODEL_FILTER),
+            )
+        )
+        self.advanced(
+            QgsProcessingParameterEnum(
+                CLICKS_FROM,
+                self.tr("Kinds of change are told by: date 1 and the move, date 2, or the move"),
+                list(CLICKS_FROM_WHAT),
+                False,
+                0,
             )
         )
         self.add_extent_parameter()

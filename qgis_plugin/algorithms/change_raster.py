@@ -56,7 +56,7 @@ class ChangeRaster(ChangeAlgorithm):
         self._add_date_parameters()
         for parameter in server_parameters(collection=False):
             self.addParameter(parameter)
-        self.add_threshold_parameters(None, self.tr("Smallest object, m² (empty: 4 pixels)"))
+        self.add_threshold_parameters("fdr=0.1", self.tr("Smallest object, m² (empty: 4 pixels)"))
         self.add_click_parameters(
             self.tr("Places that changed and places that did not, or kinds of change")
         )

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import rasterio
@@ -15,6 +15,8 @@ from pyproj import Transformer
 
 from embed_server.cli import terrakin as command
 from embed_server.commands.change import _repeated
+from embeddings.change import report_files
+from embeddings.errors import StorageFullError
 from tests.embeddings.change_scenes import BANDS, CRS, LEFT, TOP, write_date
 
 Run = Callable[..., Any]
@@ -144,6 +146,23 @@ def test_clicks_are_told_in_lines_and_in_the_report(run: Run, place: Path, tmp_p
     for part in ("<h2>Labels</h2>", "<h2>Kinds of change</h2>", "Kinds of change over date 2:"):
         assert part in text
     assert text.count('class="swatch"') == 3
+
+
+def test_a_run_that_ends_at_its_report_goes_on(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is computed again for want of a report."""
+
+    def full(*_: object) -> NoReturn:
+        raise StorageFullError("The disk is full.")
+
+    words = [*dates(place), "--out", tmp_path / "s.tif", "--report", tmp_path / "r.json", "--json"]
+    with monkeypatch.context() as broken:
+        broken.setattr(report_files, "write_text", full)
+        assert isinstance(run(*words).exception, StorageFullError)
+    assert json.loads(run(*words).stdout)["windows"] == {"all": 1, "of_an_earlier_run": 1}
+    assert (tmp_path / "r.json").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_folders_stand_for_their_files(run: Run, place: Path, tmp_path: Path) -> None:

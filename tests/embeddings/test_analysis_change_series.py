@@ -91,3 +91,27 @@ def test_the_threshold_keeps_the_rate_of_false_alarms(rng: np.random.Generator) 
 def test_two_dates_are_no_series() -> None:
     with pytest.raises(InputError, match="3 dates or more"):
         series_threshold(pairs_of([[0, 1]]), 2, 0.05)
+
+
+def test_fewer_dates_than_a_departure_needs_tell_nothing() -> None:
+    gap = float("nan")
+    pairs = pairs_of(
+        [
+            [0, gap, gap, gap, gap, gap, 0],
+            [0, FAR, gap, gap, gap, gap, gap],
+            [gap, gap, 0, gap, gap, gap, gap],
+            [0, 0, 0, gap, gap, gap, gap],
+            [0, FAR, FAR, gap, gap, gap, gap],
+        ]
+    )
+    found = since_when(pairs, DATES, 2.0)
+    assert np.isnan(found.score).tolist() == [True] * 3 + [False] * 2
+    assert found.coverage.tolist() == [3, 3, 3, 0, 0]
+    # Dates that end early tell what there is up to their end.
+    assert found.date.tolist() == [NEVER] * 4 + [1]
+
+
+def test_a_threshold_needs_places_that_can_tell() -> None:
+    gap = float("nan")
+    with pytest.raises(InputError, match="No place has data at 3 of the 4 dates"):
+        series_threshold(pairs_of([[0, 0, gap, gap], [gap, 0, 0, gap]]), 4, 0.05)

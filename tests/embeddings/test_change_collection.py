@@ -223,6 +223,8 @@ def test_what_cannot_be_compared_is_refused(
         ({"threshold": "much"}, "--threshold much"),
         ({"metric": "taxi"}, "no measure"),
         ({"tolerance_days": -1.0}, "tolerance"),
+        ({"min_area_m2": float("inf")}, "--min-area inf is no area"),
+        ({"bbox": Bounds(5, 46, 4, 47)}, "--bbox 5,46,4,47 has its west, 5, east of its east, 4"),
         ({"all_dates": True, "history": True}, "--history belongs to two dates"),
         ({"field": "kind"}, "--clicks"),
     ],

@@ -266,7 +266,7 @@ def test_clicks_that_teach_nothing_are_refused(many: Path) -> None:
     with pytest.raises(InputError, match="--field"):
         measure(asked)
     one = write_labels(many / "one.gpkg", [centre(3), centre(40)], kind=["loss", "loss"])
-    with pytest.raises(InputError, match="of one kind, 'loss'"):
+    with pytest.raises(InputError, match="are 'loss' in 'kind'"):
         measure(replace(asked, clicks=one, field="kind"))
 
 

@@ -176,12 +176,29 @@ def test_all_dates_say_since_when(place: Path) -> None:
     assert (codes[block()] == 2).mean() > 0.8  # 2018, the third date
     assert (codes[2:15, 2:-2] == 254).mean() > 0.85
     assert codes[0, 0] == 0
+    coverage = bands(place / "since_coverage.tif")[0]
+    assert place / "since_coverage.tif" in made.maps.files
+    assert ((coverage == Coverage.NO_DATA) == (codes == 0)).all()
     assert palette[2] != palette[254]
     report = dense_report(made)
     assert [each["date"] for each in report["since"]] == ["2017-07-01", "2018-07-01", "2019-07-01"]
     assert report["since"][1]["places"] == int((codes == 2).sum())
     assert report["changed"]["places"] == int(((codes > 0) & (codes < 254)).sum())
     assert "since" in "\n".join(report_lines(report))
+
+
+def test_two_dates_with_data_do_not_tell_that_a_cell_stayed(place: Path) -> None:
+    made = change_dense(job(place, "three.tif", all_dates=True, start="2017-01-01"))
+    codes, coverage = bands(place / "three.tif")[0], bands(place / "three_coverage.tif")[0]
+    # The hole of 2019 leaves two dates of three.
+    assert (codes[40:50, 10:20] == 0).all()
+    assert (coverage[40:50, 10:20] == Coverage.NO_DATA).all()
+    assert (codes[2:15, 2:-2] > 0).all()
+    report = dense_report(made)
+    assert list(report["coverage"]) == ["compared", "no data at 3 dates"]
+    assert report["coverage"]["no data at 3 dates"]["places"] == int((codes == 0).sum())
+    assert "Not compared: no data at 3 dates" in "\n".join(report_lines(report))
+    assert "Fewer cells have data at 2019-07-01" in made.notes[1]
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(
@@ -283,6 +300,7 @@ def test_what_cannot_be_compared_is_refused(
         ({"scales": ("wide",), "end": "2018-07-01"}, "'wide' has no scene 'd2018-07-01'"),
         ({"start": "2012-01-01"}, "nothing within 30 days of 2012-01-01. Its dates are 2016-07"),
         ({"start": "2019-07-01", "end": "2016-07-01"}, "later than --to"),
+        ({"start": "2018-06-15", "end": "2018-07-05"}, "both fall on the image of 2018-07-01"),
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from embeddings.change.objects import ChangeObjects, Least, find_objects, write_objects
 from embeddings.change.raster_job import RasterChangeJob
+from embeddings.change.raster_pair import ScenePair
 from embeddings.change.raster_run import change_raster
 from embeddings.change.raster_scores import ScoreRaster, count
 from embeddings.change.styles import score_qml
@@ -176,6 +177,59 @@ def test_a_run_writes_its_objects_again_and_again_the_same(tmp_path: Path) -> No
     content = job.objects.read_bytes()
     change_raster(replace(job, min_area_m2=1500.0))
     assert job.objects.read_bytes() == content
+
+
+def test_objects_have_one_type_of_geometry(tmp_path: Path) -> None:
+    """Tools that load a layer into a database refuse one of several."""
+    score = np.zeros((20, 40))
+    score[5:10, 15:25] = score[15:18, 2:5] = 5
+    grid = TargetGrid(DEGREES, Affine(0.01, 0, 179.8, 0, -0.01, 10.0), 40, 20)
+    write_objects(tmp_path / "o.gpkg", found_in(score, grid=grid), grid, 2.0, (None, None), {})
+    assert pyogrio.read_info(tmp_path / "o.gpkg", layer="changes")["geometry_type"] == (
+        "MultiPolygon"
+    )
+    shapes = pyogrio.read_dataframe(tmp_path / "o.gpkg").geometry
+    assert shapes.geom_type.tolist() == ["MultiPolygon"] * 2
+    assert [len(shape.geoms) for shape in shapes] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "stated", "dates"),
+    [
+        (("x_20160511", "x_20170602"), None, ("2016-05-11", "2017-06-02")),
+        (("2016", "2017"), None, ("2016", "2017")),
+        (("2016", "2017"), "2017-06-02", ("2016", "2017-06-02")),
+        (("2016", "x"), "2016-06-02", ("2016", "2016-06-02")),
+        (("one", "two"), None, (None, None)),
+        # What names both dates alike is no date of theirs.
+        (("a_20200101", "b_20200101"), None, (None, None)),
+    ],
+)
+def test_objects_have_the_dates_that_names_tell(
+    tmp_path: Path, names: tuple[str, str], stated: str | None, dates: tuple[str | None, ...]
+) -> None:
+    sides = [write_date(tmp_path / name, seed=n, changed=n > 0) for n, name in enumerate(names)]
+    job = RasterChangeJob(
+        *map(tuple, sides), tmp_path / "s.tif", threshold="4", objects=tmp_path / "o.gpkg",
+        after_date=stated,
+    )  # fmt: skip
+    assert job.objects is not None
+    made = change_raster(job)
+    rows = pyogrio.read_dataframe(job.objects)
+    for column, day in zip(("date_before", "date_after"), dates, strict=True):
+        want = [day] * len(rows)
+        assert [value and value[:10] for value in rows[column]] == want
+        assert want
+    for side, day in zip(("before", "after"), dates, strict=True):
+        told = made.pair[side]["datetime"] or made.pair[side]["named_date"]
+        assert (told and told[:10]) == day
+
+
+def test_a_day_in_the_year_that_the_other_name_tells_is_not_out_of_order(tmp_path: Path) -> None:
+    before, after = (tuple(write_date(tmp_path / n, seed=len(n))) for n in ("20160511", "2016"))
+    job = RasterChangeJob(before, after, tmp_path / "s.tif")
+    with ScenePair.open(job) as pair:
+        assert pair.dates == ("2016-05-11T00:00:00+00:00", "2016")
 
 
 def test_every_object_has_a_colour_the_strongest_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings.change.raster_job import RasterChangeJob, Threshold
+from embeddings.change.raster_job import RasterChangeJob, Threshold, check_box
 from embeddings.change.raster_run import change_raster
 from embeddings.errors import (
     BandError,
@@ -23,6 +23,7 @@ from embeddings.errors import (
     StorageFullError,
     StoreError,
 )
+from embeddings.types import Bounds
 from tests.embeddings.change_scenes import write_date, write_mask
 
 Job = Callable[..., RasterChangeJob]
@@ -186,6 +187,8 @@ def test_a_coverage_that_is_an_input(job: RasterChangeJob, tmp_path: Path) -> No
         ({"reports": ("r.pdf",)}, r"--report r\.pdf must end in \.html or \.json"),
         ({"out": "no/score.tif"}, "name a file in a folder that exists"),
         ({"classes": "score_coverage.tif"}, "Two outputs would be the file 'score_coverage.tif'"),
+        ({"out": "y.tif", "classes": "y.tiff"}, r"'y\.tif' and 'y\.tiff' .*the style 'y\.qml'"),
+        ({"classes": "score_coverage.tiff"}, r"both have the style 'score_coverage\.qml'"),
         ({"objects": "a.gpkg", "reports": ("b.html", "b.html")}, "Two outputs .* 'b.html'"),
     ],
 )
@@ -219,7 +222,14 @@ def test_a_folder_that_refuses_files(
         ({"threshold": "fdr=2"}, "a rate between 0 and 1"),
         ({"threshold": "nan"}, "--threshold nan"),
         ({"min_area_m2": -1.0}, "--min-area -1 is no area"),
+        ({"min_area_m2": float("inf")}, "--min-area inf is no area"),
+        ({"min_area_m2": float("nan")}, "--min-area nan is no area"),
         ({"gsd": "0m"}, "--gsd 0m is no pixel size"),
+        ({"gsd": "-10m"}, r"--gsd -10m is no pixel size\. Give a length, for example 20m"),
+        (
+            {"bbox": Bounds(5.2, 46.1, 4.9, 46.4)},
+            "--bbox 5.2,46.1,4.9,46.4 has its west, 5.2, east",
+        ),
         ({"nodata": "sea"}, "--nodata sea is not a number"),
         ({"before": ()}, "No file was given for --before"),
     ],
@@ -228,6 +238,20 @@ def test_settings_that_mean_nothing(
     job: RasterChangeJob, changes: dict[str, object], words: str
 ) -> None:
     refused(replace(job, **changes), InputError, words)
+
+
+def test_a_box_across_the_antimeridian_is_none_with_its_sides_exchanged() -> None:
+    check_box(Bounds(179, -18, -179, -16))
+    check_box(Bounds(10, -18, -170, -16))
+    with pytest.raises(InputError, match="W,S,E,N"):
+        check_box(Bounds(-10, -18, -170, -16))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_that_only_looks_like_one(job: RasterChangeJob) -> None:
+    words = r"'/proc/x\.tif' cannot be written: name a file in a folder"
+    with pytest.raises(InputError, match=words):
+        change_raster(replace(job, out=Path("/proc/x.tif")))
 
 
 def test_a_file_that_is_not_there(job: RasterChangeJob) -> None:

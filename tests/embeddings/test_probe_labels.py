@@ -409,7 +409,7 @@ def test_what_a_file_lacks_is_said(tmp_path: Path) -> None:
 def test_a_layer_without_crs_asks_for_one(chips: Collection, tmp_path: Path) -> None:
     places = [point(0.5, 0.5), point(5.5, 0.5)]
     path = write_labels(tmp_path / "p.shp", places, c=["a", "b"], crs=None)
-    with pytest.raises(SourceError, match=r"no CRS.*--labels-crs EPSG"):
+    with pytest.raises(SourceError, match=r"no CRS.*ogr2ogr -a_srs.*--labels-crs EPSG"):
         read_labels(path, LabelOptions(field="c"))
     joined = joined_of(chips, path, crs="EPSG:4326")
     assert named(chips, joined) == {"0_0": "a", "5_0": "b"}

@@ -343,6 +343,13 @@ def test_a_raster_of_others_and_a_class_of_one_pixel(tmp_path: Path) -> None:
     assert found.whole.overall_accuracy.value == 1
 
 
+def test_equal_samples_have_equal_bytes(folder: Path, sample: Path, tmp_path: Path) -> None:
+    drawn = draw_sample(folder / "map.gpkg", SampleOptions(120, minimum=15))
+    (tmp_path / "again").mkdir()
+    write_sample(drawn, tmp_path / "again" / sample.name)
+    assert (tmp_path / "again" / sample.name).read_bytes() == sample.read_bytes()
+
+
 def test_qgis_hides_what_the_map_says(sample: Path) -> None:
     with closing(sqlite3.connect(sample)) as database:
         ((name, style),) = database.execute("SELECT f_table_name, styleQML FROM layer_styles")

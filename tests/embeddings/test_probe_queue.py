@@ -115,6 +115,10 @@ def test_the_layer_has_footprints_and_a_field_to_fill_in(
     footprints = shapely.from_wkb(shapes)
     assert shapely.contains_xy(footprints, fields["lon"], fields["lat"]).all()
     assert list(tmp_path.iterdir()) == [tmp_path / "queue.gpkg"]
+    (tmp_path / "first").mkdir()
+    first = (tmp_path / "queue.gpkg").rename(tmp_path / "first" / "queue.gpkg")
+    write_queue(found, tmp_path / "queue.gpkg", {"collection": "land"})
+    assert first.read_bytes() == (tmp_path / "queue.gpkg").read_bytes()
     with pytest.raises(InputError, match="no GeoPackage"):
         write_queue(found, tmp_path / "queue.shp", {})
 

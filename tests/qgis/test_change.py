@@ -337,6 +337,30 @@ def test_command_job_and_algorithm_write_the_same_change_of_a_collection(
     assert results["REPORT"] == str(paths[2][2])
 
 
+def test_clicks_choose_the_threshold_of_a_collection(inside, tmp_path):  # noqa: F811 - the fixture
+    from qgis.core import QgsFeature, QgsGeometry, QgsPointXY, QgsProject, QgsVectorLayer
+
+    layer = QgsVectorLayer("Point?crs=EPSG:4326&field=moved:string", "places", "memory")
+    # Of 24 x 24 chips of 0.01 degrees, south and east of 10 E, 50 N, these three changed in 2018.
+    for place in (30, 200, 201, *range(5, 570, 47)):
+        row, col = divmod(place, 24)
+        feature = QgsFeature(layer.fields())
+        feature.setAttributes(["yes" if place in (30, 200, 201) else "no"])
+        at = QgsPointXY(10 + 0.01 * (col + 0.5), 50 - 0.01 * (row + 0.5))
+        feature.setGeometry(QgsGeometry.fromPointXY(at))
+        layer.dataProvider().addFeature(feature)
+    QgsProject.instance().addMapLayer(layer)
+    values = {"COLLECTION": "years", "FROM": "2017-07-01", "CLICKS": layer.id(), "FIELD": "moved"}
+    results, _, feedback = inside(
+        "changecollection", {**values, "FOOTPRINTS": str(tmp_path / "change.gpkg")}
+    )
+    assert results, feedback.textLog()
+    assert "(clicks): " in feedback.textLog()
+    assert "16 of 16 labels of places.gpkg used." in feedback.textLog()
+    assert "The threshold rests on 3 labels of change" in results["NOTES"]
+    assert 3 <= results["CHANGED"] < 60
+
+
 def test_since_when_is_loaded_with_the_dates(inside):  # noqa: F811 - the fixture
     from qgis.core import QgsProcessingOutputLayerDefinition, QgsProject
 
@@ -359,6 +383,7 @@ BAD_COLLECTIONS = [
     ({"COLLECTION": "where"}, "holds location embeddings"),
     ({"COLLECTION": "sea"}, "There is no collection 'sea'"),
     ({"WITH_COLLECTION": "where"}, "location embeddings"),
+    ({"THRESHOLD": "clicks"}, "THRESHOLD clicks needs CLICKS"),
     ({"ALL_DATES": True, "HISTORY": True}, "HISTORY belongs to two dates; ALL_DATES asks since"),
     ({"FOOTPRINTS": "change.shp"}, "It must end in .gpkg or .parquet"),
     ({"FOOTPRINTS": ""}, "No map is wanted"),
