@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import change_collections
 import change_dense
 import change_quality
+import change_speed
 import embed_speed
 import filter_speed
 import http_speed
@@ -70,6 +71,7 @@ BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
     "change": partial(change_quality.run, DATA),
     "change_collections": partial(change_collections.run, DATA),
     "change_dense": partial(change_dense.run, DATA),
+    "change_speed": change_speed.run,
     "probe_speed": probe_speed.run,
     "location_probes": partial(location_quality.run, DATA),
 }
