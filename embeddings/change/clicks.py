@@ -26,6 +26,8 @@ NO = frozenset(
 """What changed and unchanged places may be called, in any case and with any spaces."""
 MOST_PIXELS = 200
 """Of one label, drawn evenly from all over it, so that no polygon outweighs all others."""
+MOST_KINDS = 250
+"""More values than these in a field are no kinds of change, but numbers of something else."""
 CANDIDATES = 65_536
 """Pixels of a polygon's box that are looked at."""
 
@@ -111,6 +113,11 @@ def read_clicks(path: Path, field: str | None, grid: TargetGrid) -> Clicks:
         "unusable": _unusable(labels),
         "pixels": len(keep),
     }
+    if not len(keep) and torn:
+        raise InputError(
+            f"All {torn:,} pixels that '{path}' labels are labelled as different things. Correct "
+            "the labels that lie over each other."
+        )
     if not len(keep):
         raise InputError(
             f"None of the {len(labels):,} labels of '{path}' lies on what is compared. Check that "
@@ -137,6 +144,7 @@ def meant(
     if set(words) <= YES | NO:
         classes: tuple[str, ...] = (CHANGE, NO_CHANGE)
         return [int(word in NO) for word in words], classes, ()
+    _check_words(path, field, names, words)
     kinds = [name for name, word in zip(names, words, strict=True) if word not in NO]
     calm = [name for name in names if name not in kinds]
     classes = (*kinds, NO_CHANGE) if calm else tuple(kinds)
@@ -148,6 +156,22 @@ def meant(
         )
     notes = (f"{_listed(calm)} of '{field}' was taken for no change.",)
     return meant, classes, notes if calm and calm != [NO_CHANGE] else ()
+
+
+def _check_words(path: Path, field: str, names: tuple[str, ...], words: list[str]) -> None:
+    """Raise InputError if a field says both that places changed and how, or something else."""
+    # A number is a code: 1 is as good a kind as 2.
+    plain = [name for name, word in zip(names, words, strict=True) if word in YES - {"1"}]
+    if plain:
+        raise InputError(
+            f"Field '{field}' of '{path}' holds {_listed(plain)} beside kinds of change, so it is "
+            "not known of what kind those are. Name their kind, or only yes and no for all."
+        )
+    if len(names) > MOST_KINDS:
+        raise InputError(
+            f"Field '{field}' of '{path}' holds {len(names):,} different values; there may be "
+            f"{MOST_KINDS} kinds of change. Is it the field that was meant?"
+        )
 
 
 def _folded(name: str) -> str:
@@ -190,7 +214,9 @@ def _of_shape(shape: Any, kind: Kind, grid: TargetGrid) -> Ints:
     found = np.unique(found, axis=0)
     if len(found) <= MOST_PIXELS:
         return found
-    return np.asarray(found[np.linspace(0, len(found) - 1, MOST_PIXELS).round().astype(int)])
+    # At random, for every so manieth pixel of a box may lie in one column of it.
+    drawn = np.random.default_rng(0).choice(len(found), MOST_PIXELS, replace=False)
+    return np.asarray(found[np.sort(drawn)])
 
 
 def _within(shape: Any, grid: TargetGrid) -> Doubles:

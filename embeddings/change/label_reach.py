@@ -33,13 +33,18 @@ class LabelReach:
     far: float
 
     @classmethod
-    def fit(cls, vectors: Floats, splits: list[Split]) -> Self:
-        """Measure labels ``(n, d)``: INSIDE of those left out by ``splits`` lie within reach."""
+    def fit(cls, vectors: Floats, splits: list[Split]) -> tuple[Self, NDArray[np.bool_]]:
+        """Measure labels ``(n, d)``: INSIDE of those left out by ``splits`` lie within reach.
+
+        Returns the reach, and which labels ``(n,)`` lie within it when they are left out.
+        """
         mean, scale = deviations(vectors)
         points = np.asarray((vectors - mean) / scale, np.float32)
-        apart = [_distance(points[test], _centres(points[train])) for train, test in splits]
-        far = float(np.quantile(np.concatenate(apart), INSIDE))
-        return cls(mean, scale, _centres(points), far)
+        apart = np.full(len(points), np.inf, np.float32)
+        for train, test in splits:
+            apart[test] = _distance(points[test], _centres(points[train]))
+        far = float(np.quantile(apart[np.isfinite(apart)], INSIDE))
+        return cls(mean, scale, _centres(points), far), apart <= far
 
     def inside(self, vectors: Floats) -> NDArray[np.bool_]:
         """Return ``(n,) bool``: which vectors ``(n, d)`` are like the labels."""

@@ -52,7 +52,7 @@ def decide(
         raise InputError(
             f"No label of '{job.clicks}' lies on a pixel with data at both dates. Label others."
         )
-    clicks, scores = clicks.take(there), scores[there]
+    clicks, scores, lost = clicks.take(there), scores[there], lost_kinds(clicks, there)
     asked = _asked(job, clicks)
     kind = Threshold.parse(asked, clicks=True)
     if kind.kind == "clicks":
@@ -62,7 +62,22 @@ def decide(
     chosen = kind.kind == "clicks"
     told, notes = clicks_told(clicks, scores, threshold, clicks.lonlat(raster.grid), chosen=chosen)
     kinds = doubtful(clicks, scores >= threshold) if clicks.kinds else None
-    return Decided(asked, threshold, kinds, told, tuple(notes))
+    return Decided(asked, threshold, kinds, told, (*lost, *notes))
+
+
+def lost_kinds(clicks: Clicks, there: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Note the kinds that have no label with data. Raises InputError if fewer than two have."""
+    names = np.array(clicks.classes)
+    lost = np.setdiff1d(names[clicks.code], names[clicks.code[there]]).tolist()
+    if not lost:
+        return ()
+    listed = ", ".join(f"'{name}'" for name in lost)
+    if clicks.kinds and len(np.unique(clicks.code[there])) < 2:
+        raise InputError(
+            f"No label of {listed} lies on a pixel with data at both dates, so there is nothing "
+            "to tell the others from. Label such places elsewhere."
+        )
+    return (f"No label of {listed} lies on a pixel with data at both dates: nothing is called so.",)
 
 
 def doubtful(clicks: Clicks, over: NDArray[np.bool_]) -> Clicks:

@@ -6,6 +6,7 @@ the detector has them. Smoothing at several widths told no kind better (docs/cha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,6 @@ from embeddings.analysis.change.features import compared, multi_scale, radius
 from embeddings.analysis.change.pixels import PixelChange
 from embeddings.analysis.crossfit import crossfit
 from embeddings.analysis.logistic import softmax
-from embeddings.analysis.plain import plain
 from embeddings.analysis.probes import UNKNOWN, LinearProbe, fit
 from embeddings.analysis.samples import Samples
 from embeddings.change.clicks import NO_CHANGE, Clicks
@@ -35,6 +35,8 @@ SURE = 0.5
 """A kind is named from this probability on."""
 UNKNOWN_CODE = 255
 UNKNOWN_NAME, ANOTHER_NAME = "unknown", "not recognised"
+MOST_LEARNED = 20_000
+"""Pixels that kinds are learned from; of more a seeded part is drawn, as many of each kind."""
 BLOCK = 65_536
 """Pixels that the probe is asked of at once."""
 METHOD = (
@@ -75,7 +77,13 @@ class Kinds:
     @property
     def mark(self) -> str:
         """All that its answers depend on, beside the pixels."""
-        return str(plain([self.probe.weights, self.probe.bias, self.probe.mean, self.names]))
+        probe, reach = self.probe, self.reach
+        parts = [probe.weights, probe.bias, probe.mean, probe.scale, probe.thresholds]
+        parts += [reach.mean, reach.scale, reach.centres, np.array(reach.far)]
+        digest = hashlib.sha256("\n".join(probe.classes).encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
     def of(self, window: PairWindow, at: NDArray[np.bool_]) -> Codes:
         """Return the codes ``(n,)`` of the pixels of a window where ``at (h, w)`` is true."""
@@ -114,11 +122,13 @@ def learn_kinds(
     check: Callable[[], None],
 ) -> Kinds:
     """Fit a probe to clicks that all have data. Raises InputError if all are of one kind."""
+    clicks, drawn = _drawn(clicks)
     vectors, order = _vectors(pair, model, clicks, tiles, check)
     lon, lat = (each[order] for each in clicks.lonlat(pair.grid))
     there, target = np.unique(clicks.code[order], return_inverse=True)
     classes = tuple(clicks.classes[code] for code in there.tolist())
     samples = Samples("classes", vectors, target, classes, lon, lat, clicks.label[order])
+    check()
     probe = fit(samples)
     probe = replace(probe, thresholds=np.full(len(classes), SURE))
     cut = LeftOut.of(lon, lat, samples.group, target)
@@ -126,12 +136,31 @@ def learn_kinds(
     kinds = zip(classes, labels, strict=True)
     few = [name for name, many in kinds if many < FEW and name != NO_CHANGE]
     note = f"Fewer than {FEW} labels each: {', '.join(few)}. What is called so is a guess."
+    check()
+    reach, near = LabelReach.fit(vectors, cut.splits)
+    check()
     told = {
         "labels": dict(zip(classes, labels, strict=True)),
-        "left_out": _left_out(samples, cut),
+        "left_out": _left_out(samples, cut, near),
     }
-    reach = LabelReach.fit(vectors, cut.splits)
-    return Kinds(model, probe, reach, told, (note,) if few else ())
+    return Kinds(model, probe, reach, told, (*drawn, *([note] if few else [])))
+
+
+def _drawn(clicks: Clicks) -> tuple[Clicks, tuple[str, ...]]:
+    """Return at most MOST_LEARNED of the clicks, and a note where there were more."""
+    count = len(clicks.code)
+    if count <= MOST_LEARNED:
+        return clicks, ()
+    rng = np.random.default_rng(0)
+    codes = np.unique(clicks.code)
+    keep = np.zeros(count, bool)
+    for code in codes:
+        here = np.flatnonzero(clicks.code == code)
+        keep[rng.permutation(here)[: MOST_LEARNED // len(codes)]] = True
+    note = (
+        f"Kinds were learned from {keep.sum():,} of the {count:,} labelled pixels, drawn by chance."
+    )
+    return clicks.take(keep), (note,)
 
 
 def _vectors(
@@ -160,8 +189,12 @@ def _vectors(
     return np.concatenate(rows), np.concatenate(order)
 
 
-def _left_out(samples: Samples, cut: LeftOut) -> dict[str, Any] | None:
-    """Return how right the probe is on regions left out; None where a kind would be missing."""
+def _left_out(samples: Samples, cut: LeftOut, near: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """Return how right the probe is on regions left out; None where a kind would be missing.
+
+    ``near (n,)`` says which samples are like those they were left out from. What is called no
+    change is no kind.
+    """
     many = len(samples.classes)
     splits = [s for s in cut.splits if len(np.unique(samples.target[s[0]])) == many]
     if not splits:
@@ -170,7 +203,8 @@ def _left_out(samples: Samples, cut: LeftOut) -> dict[str, Any] | None:
     likely = softmax(found.honest[found.tested])
     target = samples.target[found.tested]
     best = likely.argmax(axis=1)
-    named = likely[np.arange(len(best)), best] >= SURE
+    kinds = np.array([name != NO_CHANGE for name in samples.classes])
+    named = (likely[np.arange(len(best)), best] >= SURE) & near[found.tested] & kinds[best]
     right = named & (best == target)
     return {
         "pixels": len(target),
@@ -179,6 +213,7 @@ def _left_out(samples: Samples, cut: LeftOut) -> dict[str, Any] | None:
         "found": {
             name: float(right[target == code].mean()) if (target == code).any() else None
             for code, name in enumerate(samples.classes)
+            if kinds[code]
         },
         "split": cut.text,
     }

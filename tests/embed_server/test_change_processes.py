@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -21,12 +21,15 @@ from embed_server.cli import terrakin as command
 from embed_server.client import Client, JobDismissedError, RemoteError
 from embed_server.job import JobContext
 from embed_server.processes import find_process
+from embed_server.processes.change_runs import collection_to_files
 from embed_server.settings import LimitSettings, SecuritySettings, Settings
+from embeddings.change import report_files
 from embeddings.change.collection_job import CollectionChangeJob
+from embeddings.change.dense_run import DenseChange
 from embeddings.change.output_lock import held
 from embeddings.change.pairs import LOCATION_ONLY
 from embeddings.change.raster_job import RasterChangeJob
-from embeddings.errors import CancelledError
+from embeddings.errors import CancelledError, StoreLockedError
 from embeddings.pipeline import RasterJob, embed_raster
 from tests.embed_server.conftest import TOKEN, Running
 from tests.embeddings.change_data import make_years
@@ -239,12 +242,18 @@ def test_since_when_over_http(client: Client, place: Path, tmp_path: Path) -> No
     assert [each["date"] for each in told["since"]] != []
 
 
-def test_dense_vectors_over_http(client: Client, place: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cells(place: Path) -> None:
+    """A collection 'cells' of dense vectors of two dates."""
     for number, day in enumerate(("2016-05-01", "2017-05-01")):
         files = write_date(place / day, seed=number, size=(80, 90), changed=bool(number))
         options = {"chip": "6", "datetime": day, "scene": f"d{number}", "dense": "2"}
         encoder = "rcf:features=16,dim=8"
         embed_raster(RasterJob(place / "store", "cells", tuple(files), encoder, **options))
+
+
+@pytest.mark.usefixtures("cells")
+def test_dense_vectors_over_http(client: Client, place: Path, tmp_path: Path) -> None:
     job, command = tmp_path / "job.tif", tmp_path / "command.tif"
     done = client.change_collection("cells", job, dense="any", report=tmp_path / "r.html")
     told = _run(
@@ -258,6 +267,35 @@ def test_dense_vectors_over_http(client: Client, place: Path, tmp_path: Path) ->
         np.testing.assert_array_equal(one.read(), two.read())
     with pytest.raises(RemoteError, match="stand side by side: name each only once"):
         client.change_collection("cells", job, dense="2", **{"with": ["cells"]})
+
+
+@pytest.mark.usefixtures("cells")
+def test_dense_windows_outlast_a_report_that_was_not_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a second run is refused by the name of its --out, not of a file made beside it."""
+    asked = CollectionChangeJob(
+        place / "store", "cells", tmp_path / "out.tif", dense="2", reports=(tmp_path / "r.json",)
+    )
+    told: list[str] = []
+
+    def killed(*_: object) -> NoReturn:
+        with pytest.raises(StoreLockedError, match=r"Another process is making 'out\.tif'"):
+            collection_to_files(asked, lambda _: None, lambda: False)
+        told.append("refused")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report_files, "write_reports", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collection_to_files(asked, lambda _: None, lambda: False)
+    made, report, files = collection_to_files(asked, lambda _: None, lambda: False)
+    assert told == ["refused"]
+    assert isinstance(made, DenseChange)
+    assert made.resumed == len(made.dates.tiles)
+    assert json.loads((tmp_path / "r.json").read_text()) == report
+    assert report["seconds"]["all"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
 
 
 @pytest.mark.parametrize(

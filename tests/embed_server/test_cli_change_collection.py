@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,15 @@ def test_dense_vectors_make_a_raster_of_cells(run: Run, tmp_path: Path) -> None:
     refused = run(*where, "--dense", "--with", "wide", "--out", tmp_path / "three.tif")
     assert "There is no collection 'wide'" in str(refused.exception)
     assert not (tmp_path / "three.tif").exists()
+
+
+def test_the_docs_store_the_stride_that_they_compare() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "change.md").read_text(encoding="utf-8")
+    lines = text.split("### Cell by cell")[1].split("```")[1].replace("\\\n", " ").splitlines()
+    embed, change = (shlex.split(line)[1:] for line in lines if line.strip())
+    raster = command.commands["embed"].commands["raster"]  # type: ignore[attr-defined]
+    given = raster.make_context("raster", embed[2:]).params
+    assert given["files"] == ("2016/*.tif",)
+    assert (given["dense"], given["dense_stride"]) == (True, "2")
+    collection = command.commands["change"].commands["collection"]  # type: ignore[attr-defined]
+    assert collection.make_context("collection", change[2:]).params["dense"] == "any"

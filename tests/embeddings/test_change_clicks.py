@@ -118,13 +118,51 @@ def test_many_words_say_changed_or_not(
 
 
 def test_other_words_are_kinds_of_change(tmp_path: Path) -> None:
-    path = points(tmp_path, [(5, 5, "yes"), (9, 9, "felled"), (11, 9, "0"), (12, 9, "felled")])
+    path = points(tmp_path, [(5, 5, "built"), (9, 9, "felled"), (11, 9, "0"), (12, 9, "felled")])
     found = read_clicks(path, "what", GRID)
-    assert found.classes == ("felled", "yes", "no change")
+    assert found.classes == ("built", "felled", "no change")
     assert found.changed.tolist() == [True, True, False, True]
     assert found.kinds
     assert found.two_sided
     assert found.notes == ("'0' of 'what' was taken for no change.",)
+    path = points(tmp_path, [(5, 5, "1"), (9, 9, "2"), (11, 9, "0")])
+    assert read_clicks(path, "what", GRID).classes == ("1", "2", "no change")
+
+
+def test_a_field_of_kinds_does_not_say_yes_too(tmp_path: Path) -> None:
+    path = points(tmp_path, [(5, 5, "yes"), (9, 9, "felled"), (11, 9, "Changed"), (12, 9, "no")])
+    with pytest.raises(InputError, match=r"holds 'Changed', 'yes' beside kinds.*Name their kind"):
+        read_clicks(path, "what", GRID)
+
+
+def test_a_number_for_each_label_is_no_kind(tmp_path: Path) -> None:
+    path = points(tmp_path, [(n // 20, n % 20, f"{n + 2}") for n in range(251)])
+    with pytest.raises(InputError, match=r"holds 251 different values; there may be 250 kinds"):
+        read_clicks(path, "what", GRID)
+
+
+def test_labels_over_each_other_are_told(tmp_path: Path) -> None:
+    whole = box(10, 10, 30, 30)
+    path = shapes(tmp_path, [("Polygon", whole, "yes"), ("Polygon", whole, "no")])
+    with pytest.raises(InputError, match="lie over each other"):
+        read_clicks(path, "what", GRID)
+
+
+@pytest.mark.parametrize("size", [(100, 70), (80, 99), (100, 120)])
+def test_pixels_come_from_all_over_a_polygon(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Whatever its width is: on a strip of it, such as its edge, all may be mixed pixels."""
+    height, width = size
+    path = shapes(
+        tmp_path,
+        [("Polygon", box(5, 5, 5 + height, 5 + width), "yes"), ("Point", (2, 2), "no")],
+    )
+    found = read_clicks(path, "what", GRID)
+    row, col = found.row[found.changed], found.col[found.changed]
+    assert len(row) == 200
+    for place, side in ((row - 5, height), (col - 5, width)):
+        assert len(np.unique(place)) > 0.6 * side
+        assert np.histogram(place, 4, (0, side))[0].min() > 25
+    assert abs(np.corrcoef(row, col)[0, 1]) < 0.3
 
 
 def test_points_lines_and_polygons_are_the_pixels_they_lie_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import geopandas
 import numpy as np
@@ -21,7 +21,14 @@ from embeddings.change.collection_report import report_html, report_lines
 from embeddings.change.dense_report import dense_report
 from embeddings.change.dense_run import DenseChange, change_dense
 from embeddings.change.dense_scenes import dense_dates as found_dates
-from embeddings.errors import CancelledError, InputError, OutsideCoverageError, TerrakinError
+from embeddings.errors import (
+    CancelledError,
+    InputError,
+    OutsideCoverageError,
+    StorageFullError,
+    StoreLockedError,
+    TerrakinError,
+)
 from embeddings.pipeline import RasterJob, embed_raster
 from embeddings.store import Store
 from embeddings.types import Bounds
@@ -219,6 +226,45 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
     whole = change_dense(job(place, "whole.tif"))
     assert whole.resumed == 0
     np.testing.assert_array_equal(bands(asked.out), bands(whole.job.out))
+    assert not list(place.glob(".*staging"))
+
+
+def test_what_is_staged_stays_until_the_last_file_is_written(place: Path) -> None:
+    asked = job(place, "last.tif")
+
+    def full(_: DenseChange) -> NoReturn:
+        raise StorageFullError("The disk is full.")
+
+    with pytest.raises(StorageFullError):
+        change_dense(asked, last=full)
+    assert asked.out.exists()
+    seen: list[DenseChange] = []
+    made = change_dense(asked, last=seen.append)
+    assert made.resumed == len(made.dates.tiles) == 1
+    assert seen == [made]
+    assert not list(place.glob(".*staging"))
+
+
+def test_a_second_run_is_refused_by_the_file_both_would_make(place: Path) -> None:
+    asked = job(place, "held.tif", reports=(place / "held.json",))
+    temporary = place / ".held.4711.tmp.json"
+    refused = []
+
+    def last(_: DenseChange) -> None:
+        temporary.touch()
+        for again, named in (
+            (asked, r"held\.tif"),
+            (replace(asked, out=place / "free.tif"), r"held\.json"),
+        ):
+            with pytest.raises(StoreLockedError, match=f"Another process is making '{named}'"):
+                change_dense(again)
+            refused.append(named)
+
+    change_dense(asked, last=last)
+    assert len(refused) == 2
+    # What the holder was writing was not swept.
+    assert temporary.exists()
+    temporary.unlink()
     assert not list(place.glob(".*staging"))
 
 

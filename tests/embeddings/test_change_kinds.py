@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ import pytest
 import rasterio
 from scipy import ndimage
 
+from embeddings.analysis.probes import fit
+from embeddings.analysis.samples import Samples
 from embeddings.change import raster_kinds, raster_run
+from embeddings.change.label_reach import LabelReach
 from embeddings.change.raster_job import RasterChangeJob
+from embeddings.change.raster_kinds import Kinds
 from embeddings.change.raster_report import change_report, kind_rows
 from embeddings.change.raster_run import change_raster
 from embeddings.errors import CancelledError, InputError
@@ -154,8 +159,45 @@ def test_one_kind_that_lies_on_data_is_refused(job: RasterChangeJob, tmp_path: P
     after = write_date(tmp_path / "holes", seed=3, changed=True, holes=[np.s_[100:, :]])
     places = [(50, 60, "built"), (55, 70, "built"), (110, 60, "felled")]
     asked = replace(job, after=tuple(after), clicks=points(tmp_path, places))
-    with pytest.raises(InputError, match="All 2 labels are of one class, 'built'"):
+    with pytest.raises(InputError, match=r"No label of 'felled' lies on .* Label such places"):
         change_raster(asked)
+
+
+def test_a_kind_without_data_is_told(job: RasterChangeJob, place: Path, tmp_path: Path) -> None:
+    after = write_date(tmp_path / "holes", seed=3, changed=True, holes=[np.s_[100:, :]])
+    built, felled = masks(place)
+    places = [*spread(built, "built", 12), *spread(felled, "felled", 12), (110, 60, "dug")]
+    asked = replace(job, after=tuple(after), clicks=points(tmp_path, places), threshold="2")
+    made = change_raster(asked)
+    assert any("No label of 'dug' lies on a pixel with data" in note for note in made.notes)
+    assert made.kinds is not None
+    assert [each["kind"] for each in made.kinds["found"]] == ["built", "felled", "unknown"]
+
+
+def test_kinds_are_marked_by_all_they_depend_on() -> None:
+    """What is staged is taken up by the same kinds alone."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 3)).astype(np.float32)
+    code = np.arange(40) % 2
+    where = rng.uniform(0, 1, (2, 40))
+    samples = Samples("classes", vectors, code, ("a", "b"), *where, np.arange(40))
+    splits = [(np.arange(20), np.arange(20, 40)), (np.arange(20, 40), np.arange(20))]
+    probe = replace(fit(samples), thresholds=np.full(2, 0.5))
+    reach, near = LabelReach.fit(vectors, splits)
+    assert near.mean() == pytest.approx(0.95, abs=0.03)
+    ends = np.stack([np.zeros((2, 3)), np.ones((2, 3))]).astype(np.float32)
+    model = SimpleNamespace(ends=ends)
+    first = Kinds(model, probe, reach, {}, ())
+    marks = {
+        first.mark,
+        replace(first, reach=replace(reach, far=reach.far * 1.01)).mark,
+        replace(first, reach=replace(reach, centres=reach.centres + 1)).mark,
+        replace(first, probe=replace(probe, scale=probe.scale * 2)).mark,
+        replace(first, probe=replace(probe, thresholds=np.full(2, 0.6))).mark,
+        replace(first, probe=replace(probe, classes=("a", "c"))).mark,
+    }
+    assert len(marks) == 6
+    assert replace(first, told={"x": 1}).mark == first.mark
 
 
 def same(ours: RasterChangeJob, theirs: RasterChangeJob) -> None:
