@@ -77,12 +77,13 @@ def _dense_to_files(
     from embeddings.change.collection_report import report_html
     from embeddings.change.dense_report import dense_report
     from embeddings.change.dense_run import change_dense
-    from embeddings.change.output_lock import all_held
     from embeddings.change.report_files import write_reports
 
-    job.check()
-    with all_held(job.outputs[1:]):  # the first is held by the run itself
-        made = change_dense(job, progress, cancelled)
-        report = dense_report(made)
+    report: Json = {}
+
+    def last(made: DenseChange) -> None:
+        report.update(dense_report(made))
         write_reports(job.reports, report, lambda: report_html(report, made.maps.picture))
+
+    made = change_dense(job, progress, cancelled, last)
     return made, report, [*made.maps.files, *job.reports]

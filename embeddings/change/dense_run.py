@@ -34,6 +34,7 @@ from embeddings.change.dense_scores import (
     reference_count,
 )
 from embeddings.change.memory import peak_bytes
+from embeddings.change.output_lock import all_held
 from embeddings.change.raster_staging import Staging
 from embeddings.dense import Tile
 from embeddings.errors import CancelledError, InputError
@@ -77,8 +78,12 @@ def change_dense(
     job: CollectionChangeJob,
     progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    last: Callable[[DenseChange], None] = lambda _: None,
 ) -> DenseChange:
     """Compare dense vectors and write the maps. Files that are there are replaced by whole ones.
+
+    ``last`` writes ``job.reports``: it is called when the maps are there, before what was staged
+    is removed, so that a run killed there need not be made again.
 
     Raises InputError or one of its kinds for what cannot be compared, StoreError for what cannot
     be written, CancelledError when asked to stop: then the same job goes on later.
@@ -100,12 +105,15 @@ def change_dense(
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         threadpool_limits(1),
+        # This one first: it is the one that a refusal names.
         Staging.open(job.out, told) as staging,
+        all_held(path for path in job.outputs if path != job.out),
     ):
         staging.sweep(job.outputs)
         made = _Run(job, collections, dates, staging, progress, cancelled).run()
+        made.seconds["all"] = time.perf_counter() - began
+        last(made)
         staging.discard()
-    made.seconds["all"] = time.perf_counter() - began
     return made
 
 
